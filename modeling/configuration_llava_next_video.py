@@ -1,0 +1,172 @@
+"""Configuration of LLaVA-NeXT-Video: every key of the transformers built-in with its meaning and default, and the
+keys that the built-in lacks, whose defaults are the built-in's behaviour."""
+
+import re
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+# Vision towers we can run layer by layer, and whether their output starts with a class token.
+HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
+
+
+@strict
+class LlavaNextVideoConfig(PreTrainedConfig):
+    """Configuration of [`LlavaNextVideoModel`] and [`LlavaNextVideoForConditionalGeneration`].
+
+    A `config.json` of the built-in `llava_next_video` means the same here. Keys marked (new) are ours; the name in
+    brackets is the one in configurations of the original code.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`): the vision tower, CLIP or SigLIP; CLIP-L/14-336 by default.
+        text_config (`dict` or `PreTrainedConfig`): the language model; a 7B Llama by default.
+        image_token_index (`int`, defaults to 32001): id of the placeholder that image features replace.
+        video_token_index (`int`, defaults to 32000): id of the placeholder that video features replace.
+        projector_hidden_act (`str`, defaults to `"gelu"`): activation between the projector's two linear layers.
+        multimodal_projector_bias (`bool`, defaults to `True`): whether those layers have a bias.
+        vision_feature_select_strategy (`"default"` or `"full"`, defaults to `"default"`): `"default"` drops the class
+            token and is for CLIP; `"full"` keeps every row and is for SigLIP, which has none
+            (`mm_vision_select_feature`).
+        vision_feature_layer (`int` or `list[int]`, defaults to -2): the hidden state of the tower that is projected,
+            counted as in `hidden_states` (0 is the embeddings, -1 the last layer); several are concatenated
+            (`mm_vision_select_layer`). Later layers are never run.
+        image_grid_pinpoints (`list[list[int]]`): sizes (height, width) in pixels that an image may be padded to before
+            it is cut into tiles.
+        image_aspect_ratio (`str`, defaults to `"anyres"`): (new) `"anyres"` tiles plus an overview; `"anyres_max_N"`
+            the same, shrunk when it exceeds N tiles' worth of features; `"pad"` one square, padded; `"square"` one
+            square, squashed or cropped (`image_aspect_ratio`).
+        spatial_pool_mode (`str`, defaults to `"average"`): how video features are pooled: `"average"`, `"max"`,
+            `"conv"`, or (new) `"bilinear"` (`mm_spatial_pool_mode`). Images are never pooled.
+        spatial_pool_stride (`int`, defaults to 2): side of the square of patches that becomes one token
+            (`mm_spatial_pool_stride`). Odd grids lose their last row and column, except with `"bilinear"`.
+        spatial_pool_position (`str`, defaults to `"before_projector"`): (new) or `"after_projector"`, where the
+            July 2024 release pools (`mm_pooling_position`).
+        video_newline_position (`str`, defaults to `"no_token"`): (new) where the learned newline goes in a video:
+            `"no_token"`, `"one_token"` at the end of the video, `"frame"` after each frame, `"grid"` after each row
+            of each frame (`mm_newline_position`).
+        slow_frame_stride (`int`, *optional*): (new) slow-fast videos: frames 0, n, 2n, ... keep `spatial_pool_stride`,
+            the others are pooled twice as coarsely, and each frame is closed by a learned token. Needs grid newlines
+            (`add_faster_video` with `faster_token_stride`).
+        vision_chunk_size (`int`, defaults to 8): (new) how many frames or image tiles go through the tower at once.
+            More is not faster once the device is busy; peak memory grows with it, not with the length of a video.
+        image_seq_length, video_seq_length (`int`): kept for readers of the built-in's configuration; not used.
+        tie_word_embeddings (`bool`, defaults to `False`): whether `lm_head` is the embedding matrix.
+
+    Raises:
+        Errors of `huggingface_hub.dataclasses` when a value is impossible; they name the key, the value and what is
+        allowed.
+
+    >>> config = LlavaNextVideoConfig(video_newline_position="grid", spatial_pool_position="after_projector")
+    >>> config.vision_config.image_size, config.spatial_pool_stride
+    (336, 2)
+    """
+
+    model_type = "llava_next_video"
+    attribute_map = {"image_token_id": "image_token_index", "video_token_id": "video_token_index"}
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="clip_vision_model",
+            init_kwargs={
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "image_size": 336,
+                "patch_size": 14,
+                "projection_dim": 768,
+                "vocab_size": 32000,
+            },
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_index: int = 32001
+    video_token_index: int = 32000
+    projector_hidden_act: str = "gelu"
+    multimodal_projector_bias: bool = True
+    vision_feature_select_strategy: Literal["default", "full"] = "default"
+    vision_feature_layer: int | list[int] = -2
+    image_grid_pinpoints: list | None = None
+    image_aspect_ratio: str = "anyres"
+    spatial_pool_mode: Literal["average", "max", "bilinear", "conv"] = "average"
+    spatial_pool_stride: int = 2
+    spatial_pool_position: Literal["before_projector", "after_projector"] = "before_projector"
+    video_newline_position: Literal["no_token", "one_token", "frame", "grid"] = "no_token"
+    slow_frame_stride: int | None = None
+    vision_chunk_size: int = 8
+    image_seq_length: int = 576
+    video_seq_length: int = 288
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.image_grid_pinpoints is None:
+            self.image_grid_pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+        # Checkpoints with tied embeddings may say so in `text_config` only.
+        self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
+
+    @property
+    def patches_per_side(self) -> int:
+        """Rows (and columns) of vision patches in one frame or tile."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    def validate_vision_tower(self):
+        tower = self.vision_config.model_type
+        if tower not in HAS_CLASS_TOKEN:
+            raise ValueError(f"vision_config.model_type is {tower!r}; the towers are {sorted(HAS_CLASS_TOKEN)}.")
+        expected = "default" if HAS_CLASS_TOKEN[tower] else "full"
+        if self.vision_feature_select_strategy != expected:
+            raise ValueError(
+                f"vision_feature_select_strategy is {self.vision_feature_select_strategy!r}; with a {tower} tower it "
+                f"has to be {expected!r}, because that tower has {'a' if HAS_CLASS_TOKEN[tower] else 'no'} class token."
+            )
+        num_layers = self.vision_config.num_hidden_layers
+        layers = self.vision_feature_layer
+        for layer in [layers] if isinstance(layers, int) else layers:
+            if not -num_layers - 1 <= layer <= num_layers:
+                raise ValueError(
+                    f"vision_feature_layer is {layers}; a tower of {num_layers} layers has hidden states "
+                    f"0 to {num_layers}, or {-num_layers - 1} to -1 from the end."
+                )
+        if self.vision_chunk_size < 1:
+            raise ValueError(f"vision_chunk_size is {self.vision_chunk_size}; it has to be at least 1.")
+
+    def validate_image_aspect_ratio(self):
+        if not re.fullmatch(r"anyres|anyres_max_[1-9]\d*|pad|square", self.image_aspect_ratio):
+            raise ValueError(
+                f"image_aspect_ratio is {self.image_aspect_ratio!r}; "
+                "it has to be 'anyres', 'anyres_max_N' with N tiles, 'pad' or 'square'."
+            )
+
+    def validate_video_pooling(self):
+        grid = self.patches_per_side
+        if not 1 <= self.spatial_pool_stride <= grid:
+            raise ValueError(
+                f"spatial_pool_stride is {self.spatial_pool_stride}; a frame has {grid}x{grid} patches, "
+                f"so it has to be 1 to {grid}."
+            )
+        if self.slow_frame_stride is None:
+            return
+        if self.slow_frame_stride < 1:
+            raise ValueError(f"slow_frame_stride is {self.slow_frame_stride}; it has to be None or at least 1.")
+        if self.video_newline_position != "grid":
+            raise ValueError(
+                f"slow_frame_stride is {self.slow_frame_stride} and video_newline_position is "
+                f"{self.video_newline_position!r}; slow-fast videos need 'grid' newlines."
+            )
+        if self.spatial_pool_mode == "conv":
+            raise ValueError(
+                f"slow_frame_stride is {self.slow_frame_stride} and spatial_pool_mode is 'conv'; a convolution has one "
+                "stride, so slow-fast videos need 'average', 'max' or 'bilinear'."
+            )
+        if 2 * self.spatial_pool_stride > grid:
+            raise ValueError(
+                f"slow_frame_stride is {self.slow_frame_stride} and spatial_pool_stride {self.spatial_pool_stride}; "
+                f"fast frames are pooled with twice that stride, which has to fit into {grid}x{grid} patches."
+            )
