@@ -1,0 +1,53 @@
+"""Which frames of a video are looked at: plain functions of numbers that return sorted 0-based frame indices.
+
+Sources: `load_video` in playground/demo/video_demo.py of LLaVA-NeXT for the rules of the original;
+`default_sample_indices_fn` in transformers/video_utils.py for `legacy`.
+"""
+
+import numpy as np
+
+
+def uniform_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:
+    """`num_frames` indices spread evenly from the first to the last frame, both included, rounded down.
+
+    A video with fewer frames gives each of them once.
+
+    >>> uniform_indices(100, 4).tolist(), uniform_indices(3, 4).tolist()
+    ([0, 33, 66, 99], [0, 1, 2])
+    """
+    if num_frames_in_video <= num_frames:
+        return np.arange(num_frames_in_video)
+    return np.linspace(0, num_frames_in_video - 1, num_frames).astype(int)
+
+
+def fps_capped_indices(num_frames_in_video: int, fps_of_video: float, num_frames: int) -> np.ndarray:
+    """One frame a second, starting with the first; when that is more than `num_frames`, `uniform_indices` instead.
+
+    >>> fps_capped_indices(75, 25.0, 4).tolist(), fps_capped_indices(250, 25.0, 4).tolist()
+    ([0, 25, 50], [0, 83, 166, 249])
+    """
+    indices = np.arange(0, num_frames_in_video, max(round(fps_of_video), 1))
+    return indices if len(indices) <= num_frames else uniform_indices(num_frames_in_video, num_frames)
+
+
+def legacy_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:
+    """The built-in's rule: `num_frames` indices, each at the start of an equal share; never the last frame.
+
+    >>> legacy_indices(100, 4).tolist()
+    [0, 25, 50, 75]
+    """
+    if num_frames_in_video <= num_frames:
+        return np.arange(num_frames_in_video)
+    return np.floor(np.arange(num_frames) * num_frames_in_video / num_frames).astype(int)
+
+
+def fps_indices(num_frames_in_video: int, fps_of_video: float, fps: float) -> np.ndarray:
+    """`fps` frames for each second of video, starting with the first; every frame once when the video has fewer.
+
+    >>> fps_indices(100, 25.0, 1).tolist()
+    [0, 25, 50, 75]
+    """
+    step = max(fps_of_video / fps, 1.0)
+    # The small constant keeps a product such as 2.9999999999999996 from losing a frame.
+    count = int(np.ceil(num_frames_in_video / step - 1e-6))
+    return np.floor(np.arange(count) * step + 1e-6).astype(int)

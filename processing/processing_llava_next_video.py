@@ -1,0 +1,187 @@
+"""The processor of LLaVA-NeXT-Video: prompts with videos and images become token ids and pixel values, and every
+`<video>` and `<image>` in a prompt becomes as many placeholders as the model makes tokens of that video or image."""
+
+from transformers import AutoTokenizer, BatchFeature
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
+
+from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImagesKwargs
+from .token_counting import image_token_count, video_token_count
+from .video_processing_llava_next_video import (
+    LlavaNextVideoVideoProcessor,
+    LlavaNextVideoVideosKwargs,
+    as_list_of_videos,
+)
+
+
+class LlavaNextVideoProcessorKwargs(ProcessingKwargs, total=False):
+    images_kwargs: LlavaNextVideoImagesKwargs
+    videos_kwargs: LlavaNextVideoVideosKwargs
+    # transformers 5.20 reads defaults only here; later versions read this too.
+    _defaults = {"text_kwargs": {"padding": False}, "common_kwargs": {"return_tensors": "pt"}}
+
+
+class LlavaNextVideoProcessor(ProcessorMixin):
+    """Tokenizer, image processor and video processor of one checkpoint, and the recipe that decides how many tokens a
+    video or an image takes.
+
+    Args:
+        video_processor, image_processor, tokenizer: [`LlavaNextVideoVideoProcessor`],
+            [`LlavaNextVideoImageProcessor`] and any tokenizer that knows `image_token` and `video_token`.
+        chat_template (`str`, *optional*): Jinja template of a conversation.
+        patch_size (`int`): side of one vision patch in pixels.
+        video_token, image_token (`str`): placeholders in prompts.
+        spatial_pool_mode, spatial_pool_stride, video_newline_position, slow_frame_stride: as in the model's
+            [`LlavaNextVideoConfig`]; defaults are the built-in's.
+        vision_feature_select_strategy, num_additional_image_tokens: kept for the built-in, which counts with them.
+
+    >>> from llava_next_video import DEMO_CHECKPOINT
+    >>> processor = LlavaNextVideoProcessor.from_pretrained(DEMO_CHECKPOINT)
+    >>> processor.spatial_pool_stride, processor.video_newline_position
+    (2, 'grid')
+    """
+
+    valid_processor_kwargs = LlavaNextVideoProcessorKwargs
+    # Videos that differ in their number of frames stay a list.
+    skip_tensor_conversion = (*ProcessorMixin.skip_tensor_conversion, "pixel_values_videos")
+
+    def __init__(
+        self,
+        video_processor=None,
+        image_processor=None,
+        tokenizer=None,
+        chat_template=None,
+        patch_size: int | None = None,
+        vision_feature_select_strategy: str | None = None,
+        video_token: str = "<video>",
+        image_token: str = "<image>",
+        num_additional_image_tokens: int = 0,
+        spatial_pool_mode: str = "average",
+        spatial_pool_stride: int = 2,
+        video_newline_position: str = "no_token",
+        slow_frame_stride: int | None = None,
+        **kwargs,
+    ):
+        self.patch_size = patch_size
+        self.vision_feature_select_strategy = vision_feature_select_strategy
+        self.num_additional_image_tokens = num_additional_image_tokens
+        self.spatial_pool_mode = spatial_pool_mode
+        self.spatial_pool_stride = spatial_pool_stride
+        self.video_newline_position = video_newline_position
+        self.slow_frame_stride = slow_frame_stride
+        self.image_token = getattr(tokenizer, "image_token", image_token)
+        self.video_token = getattr(tokenizer, "video_token", video_token)
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        super().__init__(video_processor, image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        # Built directly: the Auto classes would pick the built-in's classes, or recurse for ever on checkpoints that
+        # have only a `preprocessor_config.json`.
+        return [
+            LlavaNextVideoVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            LlavaNextVideoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
+        ]
+
+    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        """Check that the prompts have one placeholder for each image and each video.
+
+        Raises:
+            ValueError: they have not, or there is nothing to process, or audio is given.
+        """
+        if images is None and text is None and videos is None:
+            raise ValueError("The processor got nothing to process; pass `text`, `images` or `videos`.")
+        if audio is not None:
+            raise ValueError("The processor got `audio`, which LLaVA-NeXT-Video does not hear; pass the video alone.")
+        if text is None:
+            return
+        if not all(isinstance(prompt, str) for prompt in text):
+            raise ValueError("The processor got a `text` that is neither a string nor a list of strings.")
+        media = {
+            "image": (self.image_token, 0 if images is None else len(flatten(images))),
+            "video": (self.video_token, 0 if videos is None else len(videos)),
+        }
+        for name, (token, num_given) in media.items():
+            num_in_text = sum(prompt.count(token) for prompt in text)
+            if num_in_text != num_given:
+                raise ValueError(
+                    f"The prompts have {num_in_text} {token} placeholders, but {num_given} {name}s were passed. Write "
+                    f"one {token} for each {name}, or use apply_chat_template, which does."
+                )
+
+    def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        images, text, _, audio = super().prepare_inputs_layout(images=images, text=text, audio=audio, **kwargs)
+        return images, text, None if videos is None else as_list_of_videos(videos), audio
+
+    def _process_videos(self, videos: list, **kwargs) -> tuple[BatchFeature, list[str]]:
+        processed = self.video_processor(videos, **kwargs)
+        replacements = [self.replace_video_token(processed, index) for index in range(len(videos))]
+        return processed, replacements
+
+    def replace_video_token(self, video_inputs: dict, video_idx: int = 0, **kwargs) -> str:
+        num_frames, _, height, _ = video_inputs["pixel_values_videos"][video_idx].shape
+        return self.video_token * self.count_video_tokens(num_frames, height)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int = 0, **kwargs) -> str:
+        height, width = (int(side) for side in image_inputs["image_sizes"][image_idx])
+        tile_side = image_inputs["pixel_values"][image_idx].shape[-1]
+        return self.image_token * self.count_image_tokens((height, width), tile_side)
+
+    def count_video_tokens(self, num_frames: int, frame_side: int) -> int:
+        """Tokens of a video of `num_frames` sampled frames, `frame_side` pixels high and wide after processing."""
+        return video_token_count(
+            num_frames,
+            self.patches_per_side(frame_side),
+            self.spatial_pool_stride,
+            self.spatial_pool_mode,
+            self.video_newline_position,
+            self.slow_frame_stride,
+        )
+
+    def count_image_tokens(self, image_size: tuple[int, int], tile_side: int) -> int:
+        """Tokens of an image of (height, width) pixels before processing, in tiles of `tile_side` pixels."""
+        settings = self.image_processor
+        return image_token_count(
+            image_size,
+            self.patches_per_side(tile_side),
+            tile_side,
+            settings.image_grid_pinpoints,
+            settings.image_aspect_ratio,
+        )
+
+    def patches_per_side(self, side_pixels: int) -> int:
+        if self.patch_size is None:
+            raise ValueError(
+                "The processor does not know the vision tower's patch size and cannot count tokens. "
+                "Set `processor.patch_size = model.config.vision_config.patch_size`, and save the processor."
+            )
+        return side_pixels // self.patch_size
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, video_sizes=None, **kwargs) -> MultiModalData:
+        """Count tokens before anything is processed, for serving engines.
+
+        Args:
+            image_sizes (`list[list[int]]`, *optional*): (height, width) of each image.
+            video_sizes (`list[list[int]]`, *optional*): (frames, height, width) of each video, after sampling.
+        """
+        counts = {}
+        if image_sizes is not None:
+            tile_side = processed_side(self.image_processor)
+            counts["num_image_tokens"] = [self.count_image_tokens(tuple(size), tile_side) for size in image_sizes]
+            counts["num_image_patches"] = [1] * len(image_sizes)  # rows of `pixel_values` per image
+        if video_sizes is not None:
+            frame_side = processed_side(self.video_processor)
+            counts["num_video_tokens"] = [self.count_video_tokens(size[0], frame_side) for size in video_sizes]
+        return MultiModalData(**counts)
+
+
+def processed_side(processor) -> int:
+    """Height (and width) in pixels of what an image or video processor returns."""
+    size = processor.crop_size if processor.do_center_crop else processor.size
+    return size["height"] or size["shortest_edge"]
+
+
+def flatten(items) -> list:
+    """A flat list of the images in a single image, a list, or a list per prompt."""
+    return [image for item in items for image in flatten(item)] if isinstance(items, list | tuple) else [items]

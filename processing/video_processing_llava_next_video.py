@@ -1,0 +1,206 @@
+"""Videos for LLaVA-NeXT-Video: read files, choose frames, and turn them into pixel values."""
+
+import mimetypes
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature
+from transformers.image_utils import (
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    ChannelDimension,
+    PILImageResampling,
+    infer_channel_dimension_format,
+    load_image,
+)
+from transformers.processing_utils import VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+from .frame_sampling import fps_capped_indices, fps_indices, legacy_indices, uniform_indices
+from .video_reading import is_video_source, read_video
+
+
+class LlavaNextVideoVideosKwargs(VideosKwargs, total=False):
+    """
+    frame_sampling (`str`): how `num_frames` frames are chosen: `"uniform"` from the first to the last frame,
+        `"fps_capped"` one a second and `"uniform"` when those are more than `num_frames`, `"legacy"` as the built-in.
+    """
+
+    frame_sampling: Literal["uniform", "fps_capped", "legacy"]
+
+
+class LlavaNextVideoVideoProcessor(BaseVideoProcessor):
+    """Turns videos into `pixel_values_videos`: (videos, frames, 3, height, width), float32, or a list of
+    (frames, 3, height, width) when the videos differ in their number of frames.
+
+    A video is a path, a URL, a data URI, bytes or a binary file object, which is read and sampled; or frames: an array
+    or tensor (frames, height, width, 3) or (frames, 3, height, width) of 0..255, or a list of PIL images, arrays or
+    paths of images, which are taken as they are. One call may mix them.
+
+    `num_frames` frames of a file are taken by the rule `frame_sampling`; with `fps`, that many frames per second.
+    Passing either to a call overrides the checkpoint's choice and samples frames given as arrays too;
+    `do_sample_frames=False` takes every frame of a file. Short videos give each frame once.
+    """
+
+    valid_kwargs = LlavaNextVideoVideosKwargs
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"shortest_edge": 224}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = False  # of frames given as arrays; files are sampled unless a call says otherwise
+    num_frames = 32
+    frame_sampling = "uniform"
+
+    def preprocess(self, videos, **kwargs) -> BatchFeature:
+        num_frames, fps = kwargs.get("num_frames"), kwargs.get("fps")
+        if num_frames is not None and fps is not None:
+            raise ValueError(
+                f"The video processor got num_frames={num_frames} and fps={fps}; both choose the frames, pass one."
+            )
+        for name, value in (("num_frames", num_frames), ("fps", fps)):
+            if value is not None and value <= 0:
+                raise ValueError(f"The video processor got {name}={value}; it has to be greater than 0.")
+        if num_frames is None and fps is None:
+            num_frames, fps = self.num_frames, self.fps
+        sample_files = kwargs.pop("do_sample_frames", None)
+        sample_arrays = sample_files
+        if sample_files is None:
+            sample_files = True
+            sample_arrays = self.do_sample_frames or "num_frames" in kwargs or "fps" in kwargs
+        choose = partial(
+            self.sample_frames,
+            num_frames=num_frames if fps is None else None,
+            fps=fps,
+            frame_sampling=kwargs.get("frame_sampling", self.frame_sampling),
+        )
+
+        videos = as_list_of_videos(videos)
+        metadata = kwargs.pop("video_metadata", None)
+        metadata = [metadata] if isinstance(metadata, dict | VideoMetadata) else metadata or [None] * len(videos)
+        if len(metadata) != len(videos):
+            raise ValueError(
+                f"The video processor got {len(videos)} videos and video_metadata of {len(metadata)}; pass one each."
+            )
+        frames_and_metadata = [
+            read_video(video, choose if sample_files else None)
+            if is_video_source(video)
+            else sample_array(video, known, choose if sample_arrays else None)
+            for video, known in zip(videos, metadata)
+        ]
+        return super().preprocess(
+            [channels_first(frames) for frames, _ in frames_and_metadata],
+            video_metadata=[described for _, described in frames_and_metadata],
+            do_sample_frames=False,
+            **{**kwargs, "input_data_format": ChannelDimension.FIRST},
+        )
+
+    def sample_frames(
+        self,
+        metadata: VideoMetadata,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        frame_sampling: str | None = None,
+        **kwargs,
+    ) -> np.ndarray:
+        """Choose frame indices (ascending, 0-based) of a video with this metadata, by `num_frames` or by `fps`."""
+        total = metadata.total_num_frames
+        frame_sampling = frame_sampling or self.frame_sampling
+        if (fps is not None or frame_sampling == "fps_capped") and metadata.fps is None:
+            raise ValueError(
+                "Frames are to be chosen by time, but the frame rate of the video is not known. Pass "
+                "video_metadata={'fps': ..., 'total_num_frames': ...}, or choose by num_frames with "
+                "frame_sampling='uniform'."
+            )
+        if fps is not None:
+            return fps_indices(total, metadata.fps, fps)
+        if frame_sampling == "fps_capped":
+            return fps_capped_indices(total, metadata.fps, num_frames)
+        return (legacy_indices if frame_sampling == "legacy" else uniform_indices)(total, num_frames)
+
+    def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **kwargs) -> BatchFeature:
+        processed = super()._preprocess(videos, return_tensors=None, **kwargs)["pixel_values_videos"]
+        ragged = len({len(video) for video in processed}) > 1
+        data = {"pixel_values_videos": list(processed)}
+        return BatchFeature(data, tensor_type=None if ragged else return_tensors)
+
+
+def as_list_of_videos(videos) -> list:
+    """Flatten whatever users pass (one video, a list, a list per prompt) into a list of single videos.
+
+    Raises:
+        ValueError: a list is empty.
+        TypeError: something in it is not a video.
+    """
+    if is_video_source(videos):
+        return [videos]
+    if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim in (3, 4, 5):
+        return list(videos) if videos.ndim == 5 else [videos if videos.ndim == 4 else videos[None]]
+    if isinstance(videos, Image.Image):
+        return [[videos]]
+    if not isinstance(videos, list | tuple):
+        raise TypeError(
+            f"A video cannot be made of {type(videos).__name__}"
+            f"{list(videos.shape) if hasattr(videos, 'shape') else ''}. Pass a path, a URL, bytes, a file object, "
+            "an array (frames, height, width, 3), or a list of frames."
+        )
+    if len(videos) == 0:
+        raise ValueError("The video processor got an empty list where a video or its frames were expected.")
+    if all(is_frame(item) for item in videos):
+        return [list(videos)]
+    return [video for item in videos for video in as_list_of_videos(item)]
+
+
+def is_frame(value) -> bool:
+    """Whether `value` is one picture: a PIL image, an array of 3 dimensions or the path of an image file."""
+    if isinstance(value, str | Path):
+        kind = mimetypes.guess_type(str(value))[0] or ""
+        return kind.startswith("image/") and kind != "image/gif"
+    return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3)
+
+
+def sample_array(video, metadata, choose) -> tuple[np.ndarray | torch.Tensor, VideoMetadata]:
+    """Frames given by the user, all or (with `choose`) some of them, as one array, and their metadata."""
+    if isinstance(video, list):
+        frames = [load_image(str(frame)) if isinstance(frame, str | Path) else frame for frame in video]
+        frames = [torch.as_tensor(np.array(f) if isinstance(f, Image.Image) else f) for f in frames]
+        shapes = {tuple(frame.shape) for frame in frames}
+        if len(shapes) > 1:
+            raise ValueError(f"The frames of one video have to be of one size, but they are {sorted(shapes)}.")
+        video = torch.stack(frames)
+    if len(video) == 0:
+        raise ValueError(f"The video processor got a video of shape {list(video.shape)}, which has no frames.")
+    given = dict(metadata or {})
+    metadata = VideoMetadata(**{**given, "total_num_frames": given.get("total_num_frames") or len(video)})
+    if metadata.frames_indices is None:
+        metadata.frames_indices = list(range(len(video)))
+    if choose is None:
+        return video, metadata
+    if metadata.total_num_frames != len(video):
+        raise ValueError(
+            f"Frames are to be chosen from a video of {len(video)} frames, but its video_metadata says "
+            f"{metadata.total_num_frames}. Pass the metadata of these frames, or do_sample_frames=False."
+        )
+    indices = choose(metadata)
+    metadata.frames_indices = [metadata.frames_indices[index] for index in indices]
+    return video[indices], metadata
+
+
+def channels_first(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """(frames, height, width, 3) or (frames, 3, height, width) -> (frames, 3, height, width)."""
+    frames = torch.as_tensor(np.ascontiguousarray(frames) if isinstance(frames, np.ndarray) else frames)
+    if infer_channel_dimension_format(frames) == ChannelDimension.LAST:
+        frames = frames.movedim(-1, 1)
+    return frames.contiguous()
