@@ -1,0 +1,62 @@
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltInConfig
+
+from llava_next_video import LlavaNextVideoConfig
+from tests.tiny import config_arguments
+
+
+def test_defaults_are_those_of_the_builtin():
+    ours, builtin = LlavaNextVideoConfig().to_dict(), BuiltInConfig().to_dict()
+    new_keys = {
+        "image_aspect_ratio": "anyres",
+        "spatial_pool_position": "before_projector",
+        "video_newline_position": "no_token",
+        "slow_frame_stride": None,
+        "vision_chunk_size": 8,
+    }
+    assert {key: value for key, value in ours.items() if key not in builtin} == new_keys
+    assert {key: value for key, value in ours.items() if key in builtin} == builtin
+
+
+def test_saved_config_is_read_by_the_builtin_and_back(tmp_path):
+    arguments = config_arguments(spatial_pool_stride=4, vision_feature_layer=[-2, -1])
+    LlavaNextVideoConfig(**arguments, video_newline_position="grid").save_pretrained(tmp_path)
+    assert BuiltInConfig.from_pretrained(tmp_path).spatial_pool_stride == 4
+    BuiltInConfig(**arguments).save_pretrained(tmp_path)
+    assert LlavaNextVideoConfig.from_pretrained(tmp_path).vision_feature_layer == [-2, -1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"video_newline_position": "row"}, "'video_newline_position' expected one of .*'grid'.* got row"),
+        ({"spatial_pool_mode": "median"}, "'spatial_pool_mode' expected one of .*'bilinear'.* got median"),
+        ({"spatial_pool_position": "after"}, "'spatial_pool_position' expected one of .* got after"),
+        ({"spatial_pool_stride": 0}, "spatial_pool_stride is 0; a frame has 4x4 patches, so it has to be 1 to 4"),
+        ({"spatial_pool_stride": 5}, "spatial_pool_stride is 5; a frame has 4x4 patches"),
+        ({"slow_frame_stride": 0, "video_newline_position": "grid"}, "slow_frame_stride is 0; it has to be None or"),
+        ({"slow_frame_stride": 2}, "slow_frame_stride is 2 and video_newline_position is 'no_token'.*need 'grid'"),
+        (
+            {"slow_frame_stride": 2, "video_newline_position": "grid", "spatial_pool_mode": "conv"},
+            "slow_frame_stride is 2 and spatial_pool_mode is 'conv'",
+        ),
+        (
+            {"slow_frame_stride": 2, "video_newline_position": "grid", "spatial_pool_stride": 3},
+            "slow_frame_stride is 2 and spatial_pool_stride 3; .* has to fit into 4x4 patches",
+        ),
+        ({"image_aspect_ratio": "anyres_max_0"}, "image_aspect_ratio is 'anyres_max_0'; it has to be 'anyres'"),
+        ({"vision_feature_select_strategy": "full"}, "has to be 'default', because that tower has a class token"),
+        (
+            {"tower": "siglip", "vision_feature_select_strategy": "default"},
+            "has to be 'full', because that tower has no class token",
+        ),
+        ({"vision_feature_layer": -6}, "vision_feature_layer is -6; a tower of 4 layers has hidden states 0 to 4"),
+        ({"vision_feature_layer": [-2, 5]}, r"vision_feature_layer is \[-2, 5\]"),
+        ({"vision_chunk_size": 0}, "vision_chunk_size is 0; it has to be at least 1"),
+        ({"vision_config": {"model_type": "vit"}}, "vision_config.model_type is 'vit'; the towers are .*siglip"),
+    ],
+)
+def test_error_names_the_key_the_value_and_what_is_allowed(recipe, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        LlavaNextVideoConfig(**config_arguments(**recipe))
