@@ -1,0 +1,185 @@
+import pytest
+import torch
+from PIL import Image
+
+from llava_next_video import LlavaNextVideoForConditionalGeneration
+from tests.tiny import make_model, make_processor, random_frames
+
+
+def make_inputs(model, num_frames: int = 3, text: str = "<video>\nWhat?"):
+    return make_processor(model.config)(text=text, videos=[random_frames(num_frames)])
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [(-1, [0, 1, 2, 3]), (-2, [0, 1, 2]), ([1, 3], [0, 1, 2]), (0, []), ([0, -4], [0])],
+)
+def test_only_the_vision_layers_that_are_used_run(layer, expected):
+    model = make_model(vision_feature_layer=layer)
+    ran = []
+    for number, vision_layer in enumerate(model.model.vision_tower.encoder.layers):
+        vision_layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+    features = model.get_video_features(torch.randn(1, 2, 3, 16, 16)).pooler_output[0]
+    assert ran == expected
+    hidden = model.model.vision_tower(torch.zeros(1, 3, 16, 16), output_hidden_states=True).hidden_states
+    layers = [layer] if isinstance(layer, int) else layer
+    expected_states = torch.cat([hidden[number] for number in layers], dim=-1)[:, 1:].unflatten(1, (4, 4))
+    assert torch.allclose(model.model.encode_frames(torch.zeros(1, 3, 16, 16)), expected_states, atol=1e-6)
+    assert features.shape == (8, 32)
+
+
+@pytest.mark.parametrize("position", ["before_projector", "after_projector"])
+def test_pooling_position_is_honoured(position):
+    """Around an exactly linear projector the two positions agree; around the real one they do not."""
+    video = torch.randn(1, 2, 3, 16, 16)
+    model = make_model(spatial_pool_position=position)
+    other = "before_projector" if position == "after_projector" else "after_projector"
+    features = model.get_video_features(video).pooler_output[0]
+    model.config.spatial_pool_position = other
+    assert (features - model.get_video_features(video).pooler_output[0]).abs().max() > 1e-3
+    model.model.multi_modal_projector.act = torch.nn.Identity()
+    linear = model.get_video_features(video).pooler_output[0]
+    model.config.spatial_pool_position = position
+    assert torch.allclose(linear, model.get_video_features(video).pooler_output[0], atol=1e-5)
+
+
+def test_features_passed_in_replace_the_pixels_and_are_not_changed():
+    model = make_model(video_newline_position="grid")
+    inputs = make_inputs(model)
+    expected = model(**inputs).logits
+    features = {"video": model.get_video_features(inputs.pop("pixel_values_videos"))}
+    assert torch.equal(model(**inputs, mm_encoder_outputs=features).logits, expected)
+    assert list(features) == ["video"]
+
+
+def test_first_answer_encodes_once_and_a_second_question_reuses_the_cache():
+    model = make_model()
+    calls = []
+    model.model.vision_tower.embeddings.register_forward_hook(lambda *_: calls.append(1))
+    processor = make_processor(model.config)
+    inputs = processor(text="<video>\nWhat?", videos=[random_frames(3)])
+    first = model.generate(**inputs, max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
+    assert calls == [1]
+    follow_up = torch.cat([first.sequences, processor.tokenizer(" Why?", return_tensors="pt")["input_ids"]], dim=1)
+    again = model.generate(follow_up, past_key_values=first.past_key_values, max_new_tokens=5, do_sample=False)
+    assert calls == [1]
+    pixels = inputs["pixel_values_videos"]
+    fresh = model.generate(follow_up, pixel_values_videos=pixels, max_new_tokens=5, do_sample=False)
+    assert again.tolist() == fresh.tolist()
+
+
+@pytest.mark.parametrize("newline", ["no_token", "grid"])
+def test_prefill_with_pixels_traces_as_one_graph_and_is_not_traced_again(newline):
+    model = make_model(video_newline_position=newline, spatial_pool_mode="bilinear")
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph_module, example_inputs):
+        graphs.append(graph_module)
+        return graph_module.forward
+
+    compiled = torch.compile(model, fullgraph=True, backend=count)
+    with torch.no_grad():
+        for seed in range(2):
+            inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(9, seed=seed)])
+            assert torch.allclose(compiled(**inputs).logits, model(**inputs).logits, atol=1e-6)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("where", ["both", "vision_config", "text_config"])
+def test_attention_kernels_agree_in_either_tower(implementation, where, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    reference = LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    chosen = implementation if where == "both" else {where: implementation}
+    model = LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=chosen).eval()
+    configs = {"vision_config": model.config.vision_config, "text_config": model.config.text_config}
+    for name, config in configs.items():
+        if where in ("both", name):
+            assert config._attn_implementation == implementation
+    inputs = make_inputs(model)
+    with torch.no_grad():
+        assert torch.allclose(model(**inputs).logits, reference(**inputs).logits, atol=1e-5)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    gradients = []
+    for checkpointing in (False, True):
+        model = make_model(video_newline_position="grid").train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()  # also the name in the oldest supported transformers
+        inputs = make_inputs(model)
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        gradients.append(
+            {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    assert {"model.image_newline", "model.vision_tower.embeddings.patch_embedding.weight"} < gradients[0].keys()
+    assert all(torch.allclose(gradients[0][name], gradients[1][name], atol=1e-6) for name in gradients[0])
+
+
+def test_slow_fast_model_has_its_own_token_and_saves_it(tmp_path):
+    model = make_model(video_newline_position="grid", slow_frame_stride=2)
+    model.save_pretrained(tmp_path)
+    again = LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(again.model.faster_token, model.model.faster_token)
+    assert "model.faster_token" not in make_model().state_dict()
+
+
+def test_return_dict_false_gives_tuples():
+    model = make_model()
+    inputs = make_inputs(model)
+    assert torch.equal(model(**inputs, return_dict=False)[0], model(**inputs).logits)
+    assert torch.equal(model.model(**inputs, return_dict=False)[0], model.model(**inputs).last_hidden_state)
+
+
+def test_logits_to_keep_scores_only_the_last_positions():
+    model = make_model()
+    inputs = make_inputs(model)
+    assert torch.allclose(model(**inputs, logits_to_keep=2).logits, model(**inputs).logits[:, -2:], atol=1e-6)
+
+
+def test_error_when_placeholders_and_features_differ():
+    model = make_model()
+    inputs = make_inputs(model)
+    inputs["input_ids"] = inputs["input_ids"][:, 3:]
+    inputs["attention_mask"] = inputs["attention_mask"][:, 3:]
+    message = "9 <video> placeholders but the video features are 12 tokens.*truncated.*pooling, newline"
+    with pytest.raises(ValueError, match=message):
+        model(**inputs)
+
+
+def test_error_when_both_or_neither_of_ids_and_embeds_are_given():
+    model = make_model()
+    ids = torch.ones(1, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match="got neither of `input_ids` and `inputs_embeds`"):
+        model()
+    with pytest.raises(ValueError, match="got both of `input_ids` and `inputs_embeds`"):
+        model(input_ids=ids, inputs_embeds=model.get_input_embeddings()(ids))
+
+
+def test_error_when_pixels_and_features_are_given():
+    model = make_model()
+    inputs = make_inputs(model)
+    with pytest.raises(ValueError, match="got pixels and `mm_encoder_outputs`"):
+        model(**inputs, mm_encoder_outputs={})
+
+
+def test_error_when_image_sizes_are_missing():
+    model = make_model()
+    inputs = make_processor(model.config)(text="<image>", images=Image.new("RGB", (20, 20)))
+    del inputs["image_sizes"]
+    with pytest.raises(ValueError, match="got `pixel_values` without `image_sizes`"):
+        model(**inputs)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3, 16, 12), (1, 2, 3, 20, 20), (2, 3, 16, 16)])
+def test_error_when_frames_do_not_fit_the_tower(shape):
+    with pytest.raises(ValueError, match=r"it takes \(frames, channels, 16, 16\). Use the checkpoint's processor"):
+        make_model().get_video_features(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3, 16, 16), (2, 3, 3, 16, 16), (4, 3, 16, 16)])
+def test_error_when_tiles_are_not_those_of_the_image_sizes(shape):
+    with pytest.raises(ValueError, match=r"sizes \[\(16, 32\)\] .* are cut into \[3\] tiles, .* pixel_values holds"):
+        make_model().get_image_features(torch.zeros(shape), torch.tensor([[16, 32]]))

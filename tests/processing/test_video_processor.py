@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from llava_next_video import LlavaNextVideoVideoProcessor, VideoReadError
+from tests.tiny import random_frames, write_video
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", num_frames=100, fps=25)
+
+
+@pytest.fixture
+def processor():
+    return LlavaNextVideoVideoProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+
+
+def chosen(processor, videos, **kwargs) -> list[int]:
+    [metadata] = processor(videos, return_metadata=True, **kwargs)["video_metadata"]
+    return list(metadata.frames_indices)
+
+
+def test_path_and_nothing_else_gives_32_frames_from_first_to_last(processor, clip):
+    indices = chosen(processor, str(clip))
+    assert indices == np.linspace(0, 99, 32).astype(int).tolist()
+    assert processor(clip, return_tensors="pt")["pixel_values_videos"].shape == (1, 32, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"num_frames": 4}, [0, 33, 66, 99]),
+        ({"num_frames": 4, "frame_sampling": "legacy"}, [0, 25, 50, 75]),
+        ({"num_frames": 3, "frame_sampling": "fps_capped"}, [0, 49, 99]),
+        ({"num_frames": 4, "frame_sampling": "fps_capped"}, [0, 25, 50, 75]),
+        ({"fps": 2}, [0, 12, 25, 37, 50, 62, 75, 87]),
+        ({"fps": 1000}, list(range(100))),
+        ({"num_frames": 1000}, list(range(100))),
+        ({"num_frames": 1000, "frame_sampling": "legacy"}, list(range(100))),
+        ({"do_sample_frames": False}, list(range(100))),
+    ],
+)
+def test_call_overrides_the_checkpoints_sampling(processor, clip, arguments, expected):
+    assert chosen(processor, clip, **arguments) == expected
+
+
+def test_sampling_of_the_checkpoint_is_saved_and_used(processor, clip, tmp_path):
+    processor.num_frames, processor.frame_sampling = 5, "fps_capped"
+    processor.save_pretrained(tmp_path)
+    again = LlavaNextVideoVideoProcessor.from_pretrained(tmp_path)
+    assert chosen(again, clip) == [0, 25, 50, 75]
+    again.fps = 2
+    assert len(chosen(again, clip)) == 8
+    assert len(chosen(again, clip, num_frames=3)) == 3
+
+
+def test_frames_are_taken_as_they_are_unless_sampling_is_asked_for(processor):
+    frames = random_frames(50)
+    assert len(chosen(processor, frames)) == 50
+    assert chosen(processor, frames, num_frames=3) == [0, 24, 49]
+    assert chosen(processor, frames, fps=1, video_metadata={"fps": 25.0, "total_num_frames": 50}) == [0, 25]
+
+
+def test_every_form_of_frames_gives_the_same_pixels(processor, tmp_path):
+    frames = random_frames(4)
+    paths = []
+    for number, frame in enumerate(frames):
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(frame).save(paths[-1])
+    expected = processor(frames, return_tensors="pt")["pixel_values_videos"]
+    forms = [
+        torch.from_numpy(frames),
+        torch.from_numpy(frames).movedim(-1, 1),
+        [frames],
+        frames[None],
+        list(frames),
+        [Image.fromarray(frame) for frame in frames],
+        [[Image.fromarray(frame) for frame in frames]],
+        paths,
+        [[paths]],
+    ]
+    for form in forms:
+        assert torch.equal(processor(form, return_tensors="pt")["pixel_values_videos"], expected)
+
+
+def test_one_picture_is_a_video_of_one_frame(processor):
+    for picture in (random_frames(1)[0], Image.fromarray(random_frames(1)[0])):
+        assert processor(picture, return_tensors="pt")["pixel_values_videos"].shape == (1, 1, 3, 16, 16)
+
+
+def test_batch_may_mix_files_arrays_and_lengths(processor, clip):
+    channels_first = torch.from_numpy(random_frames(2)).movedim(-1, 1)
+    videos = [clip, random_frames(5), channels_first, [Image.new("RGB", (30, 40))]]
+    pixels = processor(videos, num_frames=3, return_tensors="pt")["pixel_values_videos"]
+    assert [tuple(video.shape) for video in pixels] == [(n, 3, 16, 16) for n in (3, 3, 2, 1)]
+    alone = processor(channels_first, return_tensors="pt")["pixel_values_videos"][0]
+    assert torch.equal(pixels[2], alone)
+
+
+@pytest.mark.parametrize(
+    ("videos", "arguments", "error", "message"),
+    [
+        ("none.mp4", {}, VideoReadError, "'none.mp4': there is no such file"),
+        ([["what", "is"]], {}, VideoReadError, "'what': there is no such file"),
+        ([], {}, ValueError, "got an empty list where a video or its frames were expected"),
+        ([[]], {}, ValueError, "got an empty list"),
+        (7, {}, TypeError, "A video cannot be made of int. Pass a path"),
+        (np.zeros((4, 4)), {}, TypeError, r"A video cannot be made of ndarray\[4, 4\]"),
+        (np.zeros((0, 4, 4, 3)), {}, ValueError, r"a video of shape \[0, 4, 4, 3\], which has no frames"),
+        (random_frames(4), {"num_frames": 0}, ValueError, "got num_frames=0; it has to be greater than 0"),
+        (random_frames(4), {"fps": -1}, ValueError, "got fps=-1; it has to be greater than 0"),
+        (random_frames(4), {"fps": 1, "num_frames": 2}, ValueError, "num_frames=2 and fps=1; both choose the frames"),
+        (random_frames(4), {"fps": 1}, ValueError, "by time, but the frame rate of the video is not known"),
+        (random_frames(4), {"video_metadata": [{}, {}]}, ValueError, "1 videos and video_metadata of 2"),
+        (
+            random_frames(4),
+            {"num_frames": 2, "video_metadata": {"total_num_frames": 9}},
+            ValueError,
+            "a video of 4 frames, but its video_metadata says 9",
+        ),
+        ([random_frames(1)[0], random_frames(1, 9, 9)[0]], {}, ValueError, "of one size, but they are"),
+    ],
+)
+def test_error_for_wrong_input(processor, videos, arguments, error, message):
+    with pytest.raises(error, match=message):
+        processor(videos, **arguments)
