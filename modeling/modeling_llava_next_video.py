@@ -10,7 +10,6 @@ Shape letters: B batch, L sequence, F frames, T image tiles, P patches, h x w gr
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import torch
 from torch import nn
@@ -122,6 +121,8 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
 class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
     """Vision tower, projector, pooling, newlines and language model, without the language-model head."""
 
+    _keys_to_ignore_on_load_unexpected = (r"lm_head\.",)
+
     def __init__(self, config: LlavaNextVideoConfig):
         super().__init__(config)
         width = config.text_config.hidden_size
@@ -208,8 +209,9 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         if isinstance(pixel_values, torch.Tensor) and pixel_values.ndim == 4:
             images, expected = [pixel_values], [sum(num_tiles)]
         else:
-            images = [image[:count] for image, count in zip_longest(pixel_values, num_tiles, fillvalue=())]
-            expected = num_tiles
+            images, expected = list(pixel_values), num_tiles
+            if len(images) == len(expected):
+                images = [image[:count] for image, count in zip(images, num_tiles)]
         if [len(image) for image in images] != expected:
             raise ValueError(
                 f"Images of sizes {sizes} (height, width) are cut into {expected} tiles, overviews included, but "

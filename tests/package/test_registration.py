@@ -1,0 +1,165 @@
+"""Importing the package makes the Auto classes return ours for every `llava_next_video` checkpoint, old or new."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltInConfig
+from transformers.models.llava_next_video import LlavaNextVideoForConditionalGeneration as BuiltInModel
+from transformers.models.llava_next_video import LlavaNextVideoProcessor as BuiltInProcessor
+
+import llava_next_video
+from tests.tiny import config_arguments, make_model, make_processor, random_frames
+
+
+MODEL_CLASSES = {
+    "AutoModel": "LlavaNextVideoModel",
+    "AutoModelForImageTextToText": "LlavaNextVideoForConditionalGeneration",
+    "AutoModelForMultimodalLM": "LlavaNextVideoForConditionalGeneration",
+    "AutoModelForPreTraining": "LlavaNextVideoForConditionalGeneration",
+}
+
+
+@pytest.fixture(scope="module")
+def builtin_checkpoint(tmp_path_factory):
+    """Model and processor as the built-in saves them."""
+    folder = tmp_path_factory.mktemp("builtin")
+    model = BuiltInModel(BuiltInConfig(**config_arguments())).eval()
+    model.save_pretrained(folder)
+    make_processor(model.config, cls=BuiltInProcessor).save_pretrained(folder)
+    return folder, model
+
+
+@pytest.fixture(scope="module")
+def our_checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ours")
+    model = make_model()
+    model.save_pretrained(folder)
+    make_processor(model.config).save_pretrained(folder)
+    return folder, model
+
+
+@pytest.fixture(params=["builtin", "ours"])
+def checkpoint(request, builtin_checkpoint, our_checkpoint):
+    return builtin_checkpoint if request.param == "builtin" else our_checkpoint
+
+
+@pytest.mark.parametrize("auto_class", MODEL_CLASSES)
+def test_auto_classes_load_our_model(auto_class, checkpoint):
+    folder, source = checkpoint
+    model, report = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True)
+    assert type(model) is getattr(llava_next_video, MODEL_CLASSES[auto_class])
+    assert not report["missing_keys"]
+    assert not report["mismatched_keys"]
+    assert not report["unexpected_keys"]
+    expected = source.model if auto_class == "AutoModel" else source
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_auto_classes_load_our_config_and_processors(checkpoint):
+    folder, _ = checkpoint
+    assert type(transformers.AutoConfig.from_pretrained(folder)) is llava_next_video.LlavaNextVideoConfig
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    assert type(processor) is llava_next_video.LlavaNextVideoProcessor
+    assert type(processor.video_processor) is llava_next_video.LlavaNextVideoVideoProcessor
+    assert type(processor.image_processor) is llava_next_video.LlavaNextVideoImageProcessor
+    video_processor = transformers.AutoVideoProcessor.from_pretrained(folder)
+    assert type(video_processor) is llava_next_video.LlavaNextVideoVideoProcessor
+
+
+@pytest.mark.parametrize("image_processor_type", ["LlavaNextImageProcessor", "LlavaNextVideoImageProcessor"])
+def test_processor_of_an_early_hub_checkpoint_loads(image_processor_type, builtin_checkpoint, tmp_path):
+    """One flat `preprocessor_config.json` for images and videos, and a processor config with nothing nested in it."""
+    folder, _ = builtin_checkpoint
+    settings = json.loads((folder / "processor_config.json").read_text())
+    flat = {**settings.pop("image_processor"), "image_processor_type": image_processor_type}
+    settings.pop("video_processor")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(flat))
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path)
+    assert type(processor) is llava_next_video.LlavaNextVideoProcessor
+    expected = transformers.AutoProcessor.from_pretrained(folder)
+    case = {"text": "<video><image>", "videos": [random_frames(3)], "images": [random_frames(1)[0]]}
+    for name, value in expected(**case).items():
+        assert torch.equal(processor(**case)[name], value)
+
+
+NAMING_STYLES = {
+    "transformers 5": [],
+    "transformers 4.52 and later": [("model.vision_tower.", "model.vision_tower.vision_model.")],
+    "llava-hf": [
+        ("model.vision_tower.", "vision_tower.vision_model."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("model.image_newline", "image_newline"),
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+    ],
+    "transformers 5, saved from scratch": [
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("model.image_newline", "image_newline"),
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+    ],
+}
+
+
+def renamed(name: str, style: str) -> str:
+    for prefix, other in NAMING_STYLES[style]:
+        if name.startswith(prefix):
+            return other + name.removeprefix(prefix)
+    return name
+
+
+@pytest.mark.parametrize("auto_class", ["AutoModel", "AutoModelForImageTextToText"])
+@pytest.mark.parametrize("tower", ["clip", "siglip"])
+@pytest.mark.parametrize("style", NAMING_STYLES)
+def test_every_naming_style_loads_whole(style, tower, auto_class, tmp_path):
+    model = make_model(tower=tower)
+    model.config.save_pretrained(tmp_path)
+    weights = {renamed(name, style): tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, report = getattr(transformers, auto_class).from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    expected = model.model if auto_class == "AutoModel" else model
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in expected.state_dict().items())
+
+
+def test_a_checkpoint_we_saved_is_read_by_the_builtin_and_answers_the_same(our_checkpoint):
+    folder, model = our_checkpoint
+    builtin, report = BuiltInModel.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    inputs = BuiltInProcessor.from_pretrained(folder)(text="<video>\nWhat?", videos=[random_frames(2)])
+    assert (builtin.eval()(**inputs).logits - model(**inputs).logits).abs().max() <= 1e-5
+
+
+def test_loading_and_saving_keeps_the_names_of_the_file(builtin_checkpoint, tmp_path):
+    folder, _ = builtin_checkpoint
+    transformers.AutoModelForImageTextToText.from_pretrained(folder).save_pretrained(tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+
+
+def test_transformers_itself_still_loads_its_own_classes_in_a_process_without_us(our_checkpoint):
+    code = (
+        "import sys, transformers; folder = sys.argv[1];"
+        "model = transformers.AutoModelForImageTextToText.from_pretrained(folder);"
+        "processor = transformers.AutoProcessor.from_pretrained(folder);"
+        "print(type(model).__module__, type(processor).__module__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, our_checkpoint[0]], capture_output=True, text=True, check=True)
+    modules = result.stdout.split()
+    assert all(module.startswith("transformers.models.llava_next_video.") for module in modules)
+
+
+def test_pipeline_task_is_registered_without_disturbing_the_others():
+    tasks = transformers.pipelines.PIPELINE_REGISTRY.get_supported_tasks()
+    assert {"video-text-to-text", "image-text-to-text", "text-generation"} <= set(tasks)
