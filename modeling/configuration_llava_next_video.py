@@ -64,6 +64,10 @@ class LlavaNextVideoConfig(PreTrainedConfig):
     (336, 2)
     """
 
+    # Reads checkpoints of the original code; set by the package, which brings the tables for it (conversion/). Code
+    # that was exported with a checkpoint has no use for it.
+    original_format = None
+
     model_type = "llava_next_video"
     attribute_map = {"image_token_id": "image_token_index", "video_token_id": "video_token_index"}
     sub_configs_defaults = {
@@ -111,6 +115,12 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         # Checkpoints with tied embeddings may say so in `text_config` only.
         self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
 
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
+        if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
+            return cls.original_format.config_dict(pretrained_model_name_or_path, kwargs)
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
     @property
     def patches_per_side(self) -> int:
         """Rows (and columns) of vision patches in one frame or tile."""
@@ -137,7 +147,18 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         if self.vision_chunk_size < 1:
             raise ValueError(f"vision_chunk_size is {self.vision_chunk_size}; it has to be at least 1.")
 
-    def validate_image_aspect_ratio(self):
+    def validate_placeholders(self):
+        if self.image_token_index == self.video_token_index:
+            raise ValueError(
+                f"image_token_index and video_token_index are both {self.image_token_index}; they have to differ."
+            )
+
+    def validate_images(self):
+        sizes = self.image_grid_pinpoints
+        if not sizes or any(len(size) != 2 or min(size) < 1 for size in sizes):
+            raise ValueError(
+                f"image_grid_pinpoints is {sizes}; it has to be a list of sizes [height, width] in pixels."
+            )
         if not re.fullmatch(r"anyres|anyres_max_[1-9]\d*|pad|square", self.image_aspect_ratio):
             raise ValueError(
                 f"image_aspect_ratio is {self.image_aspect_ratio!r}; "

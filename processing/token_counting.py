@@ -66,7 +66,7 @@ def image_token_count(
         grid_pinpoints, aspect_ratio: as `image_grid_pinpoints` and `image_aspect_ratio` in `LlavaNextVideoConfig`.
 
     >>> image_token_count((800, 600), 24, 336, [[336, 672], [672, 336], [672, 672]], "anyres")
-    2340
+    2352
     """
     overview = patches_per_side**2
     if not aspect_ratio.startswith("anyres"):

@@ -11,6 +11,7 @@ import binascii
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
@@ -18,6 +19,7 @@ from urllib.request import urlopen
 
 import av
 import numpy as np
+from transformers.utils.logging import tqdm
 from transformers.video_utils import VideoMetadata
 
 
@@ -47,6 +49,7 @@ def read_video(source: VideoSource, choose_frames: ChooseFrames | None = None) -
 
     Raises:
         VideoReadError: the video is missing, has no video stream or no frames, or cannot be decoded.
+        ValueError: `choose_frames` returned frames that the video does not have, none, or not in order.
         TypeError: `source` is none of the above.
     """
     name = describe(source)
@@ -88,16 +91,12 @@ class VideoReader:
                 raise EmptyVideo("its video stream has no frames")
             metadata = self.metadata(container, stream)
             indices = [int(index) for index in (choose_frames(metadata) if choose_frames else range(self.num_frames))]
-            frames = None
-            for position, frame in self.decode(container, stream, indices):
-                if frames is None:
-                    height, width = frame.height, frame.width
-                    frames = np.empty((len(indices), height, width, 3), dtype=np.uint8)
-                    rotation = frame.rotation
-                # A stream may change its size on the way; a video for the model has one.
-                frames[position] = frame.to_ndarray(format="rgb24", width=width, height=height)
-        # `rotation` is how far the picture has to be turned counter-clockwise to be upright, in degrees.
-        frames = np.rot90(frames, k=rotation // 90, axes=(1, 2))
+            if not indices or indices != sorted(indices) or indices[0] < 0 or indices[-1] >= self.num_frames:
+                raise ValueError(
+                    f"Frames {indices} were chosen from a video of {self.num_frames} frames; choose at least one, "
+                    f"in ascending order, from 0 to {self.num_frames - 1}."
+                )
+            frames = stack_upright(self.decode(container, stream, indices), len(indices))
         metadata.height, metadata.width = frames.shape[1:3]
         metadata.frames_indices = indices
         return frames, metadata
@@ -138,12 +137,12 @@ class VideoReader:
         if len(set(timestamps)) < self.num_frames:
             raise PacketsAreNotFrames
 
-    def decode(self, container, stream, indices: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (position in `indices`, frame) for each index."""
+    def decode(self, container, stream, indices: list[int]) -> Iterator[av.VideoFrame]:
+        """Yield the frame of each index."""
         container.seek(self.timestamps[0], stream=stream)
         frames = container.decode(stream)
         frame, reached = None, 0  # the frame last decoded, and the keyframe (its number) it was decoded from
-        for position, index in enumerate(indices):
+        for index in indices:
             wanted = self.timestamps[index]
             start = bisect_right(self.keyframes, wanted) - 1
             if start > reached and (frame is None or frame.pts < self.keyframes[start]):
@@ -156,7 +155,7 @@ class VideoReader:
                     raise PacketsAreNotFrames
             if frame.pts != wanted:
                 raise PacketsAreNotFrames
-            yield position, frame
+            yield frame
 
 
 class CountingReader(VideoReader):
@@ -165,25 +164,40 @@ class CountingReader(VideoReader):
     def scan(self, container, stream):
         self.num_frames = sum(1 for _ in container.decode(stream))
 
-    def decode(self, container, stream, indices: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def decode(self, container, stream, indices: list[int]) -> Iterator[av.VideoFrame]:
         with self.open() as container:
             stream = container.streams.best("video")
             stream.thread_type = "AUTO"
             frames = enumerate(container.decode(stream))
             number, frame = next(frames)
-            for position, index in enumerate(indices):
+            for index in indices:
                 while number < index:
                     number, frame = next(frames)
-                yield position, frame
+                yield frame
+
+
+def stack_upright(frames: Iterator[av.VideoFrame], num_frames: int) -> np.ndarray:
+    """Convert frames to RGB and turn them upright, (num_frames, height, width, 3); a bar shows when it takes long."""
+    first = next(frames)
+    # A stream may change its size on the way; a video for the model has one.
+    height, width = first.height, first.width
+    stacked = np.empty((num_frames, height, width, 3), dtype=np.uint8)
+    progress = tqdm(
+        chain([first], frames), desc="Reading video", total=num_frames, delay=2, leave=False, disable=None, unit="frame"
+    )
+    for position, frame in enumerate(progress):
+        stacked[position] = frame.to_ndarray(format="rgb24", width=width, height=height)
+    # `rotation` is how far the picture has to be turned counter-clockwise to be upright, in degrees.
+    return np.rot90(stacked, k=first.rotation // 90, axes=(1, 2))
 
 
 def open_source(source: VideoSource) -> str | BinaryIO:
     """Turn a source into a path or a file object that FFmpeg can read and seek."""
     if isinstance(source, bytes | bytearray | memoryview):
         return BytesIO(source)
-    if hasattr(source, "read"):
-        return source
     if not isinstance(source, str | Path):
+        if hasattr(source, "read"):
+            return source
         raise TypeError(
             f"A video cannot be read from {type(source).__name__}. "
             "Pass a path, a URL, a data URI, bytes, a binary file object, or frames."

@@ -46,6 +46,9 @@ def test_saved_config_is_read_by_the_builtin_and_back(tmp_path):
             "slow_frame_stride is 2 and spatial_pool_stride 3; .* has to fit into 4x4 patches",
         ),
         ({"image_aspect_ratio": "anyres_max_0"}, "image_aspect_ratio is 'anyres_max_0'; it has to be 'anyres'"),
+        ({"image_grid_pinpoints": []}, r"image_grid_pinpoints is \[\]; it has to be a list of sizes"),
+        ({"image_grid_pinpoints": [[336, 672], [336]]}, r"image_grid_pinpoints is \[\[336, 672\], \[336\]\]"),
+        ({"image_token_index": 5, "video_token_index": 5}, "video_token_index are both 5; they have to differ"),
         ({"vision_feature_select_strategy": "full"}, "has to be 'default', because that tower has a class token"),
         (
             {"tower": "siglip", "vision_feature_select_strategy": "default"},

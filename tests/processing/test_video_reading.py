@@ -162,6 +162,12 @@ def test_error_when_the_stream_has_no_frames(tmp_path):
         read_video(tmp_path / "clip.mp4")
 
 
+@pytest.mark.parametrize("indices", [[], [-1], [40], [3, 2]])
+def test_error_when_frames_are_chosen_that_cannot_be_read(indices, clip):
+    with pytest.raises(ValueError, match=r"were chosen from a video of 40 frames; choose at least one, .* 0 to 39"):
+        read_video(clip, choosing(indices))
+
+
 def test_error_when_base64_is_broken():
     with pytest.raises(VideoReadError, match="given as a data URI of 30 characters: its base64 is broken"):
         read_video("data:video/mp4;base64,????????")

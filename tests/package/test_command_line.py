@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from llava_next_video import DEMO_CHECKPOINT, VideoTextToTextPipeline
+from llava_next_video import __main__ as command_line
+from llava_next_video.__main__ import main
+from tests.tiny import write_video
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return str(write_video(tmp_path_factory.mktemp("clip") / "clip.mp4"))
+
+
+def test_ask_streams_the_answer(clip, capsys):
+    assert main(["ask", clip, "What is moving?", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_json_is_one_line_with_the_same_answer(clip, capsys):
+    assert main(["ask", clip, "What is moving?", "--device", "cpu"]) == 0
+    streamed = capsys.readouterr().out.strip()
+    assert main(["ask", clip, "What is moving?", "--device", "cpu", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["video"], record["question"], record["answer"]) == (clip, "What is moving?", streamed)
+
+
+def test_every_option_arrives(clip, capsys, monkeypatch):
+    calls = {}
+
+    def spy(name, original):
+        def call(*args, **kwargs):
+            calls[name] = args, kwargs
+            return original(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(
+        AutoModelForImageTextToText, "from_pretrained", spy("model", AutoModelForImageTextToText.from_pretrained)
+    )
+    monkeypatch.setattr(command_line, "pipeline", spy("pipeline", command_line.pipeline))
+    monkeypatch.setattr(VideoTextToTextPipeline, "__call__", spy("call", VideoTextToTextPipeline.__call__))
+    options = f"--model {DEMO_CHECKPOINT} --num-frames 3 --max-new-tokens 2 --device cpu --dtype bfloat16"
+    assert main(["ask", clip, "Why?", *options.split(), "--attn-implementation", "eager", "--json"]) == 0
+    assert calls["model"] == ((DEMO_CHECKPOINT,), {"dtype": "bfloat16", "attn_implementation": "eager"})
+    assert calls["pipeline"][1]["device"] == torch.device("cpu")
+    pipe, video, question = calls["call"][0]
+    assert (video, question, calls["call"][1]) == (clip, "Why?", {"num_frames": 3, "max_new_tokens": 2})
+    assert (pipe.model.dtype, pipe.model.config._attn_implementation) == (torch.bfloat16, "eager")
+    assert json.loads(capsys.readouterr().out)["model"] == DEMO_CHECKPOINT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.mp4", "What?"], "error: Could not read the video 'none.mp4': there is no such file."),
+        (["CLIP", "What?", "--num-frames", "0"], "error: The video processor got num_frames=0; it has to be greater"),
+        (["CLIP", "What?", "--model", "no/such/folder"], "error: "),
+        (["CLIP", "What?", "--attn-implementation", "nonsense"], 'error: Specified `attn_implementation="nonsense"`'),
+    ],
+)
+def test_mistake_of_the_user_is_one_line_and_status_1(clip, arguments, message, capsys):
+    assert main(["ask", *[clip if argument == "CLIP" else argument for argument in arguments]]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--dtype", "argument --dtype: invalid choice: 'nonsense'"), ("--device", "torch knows no device 'nonsense'")],
+)
+def test_unknown_value_of_an_option_is_status_2(clip, option, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["ask", clip, "What?", option, "nonsense"])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_python_m_runs_it(clip):
+    command = [sys.executable, "-m", "llava_next_video", "ask", clip, "What is moving?", "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip()
