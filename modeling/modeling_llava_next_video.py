@@ -13,16 +13,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.utils import torch_compilable_check
+from transformers.utils import logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_llava_next_video import HAS_CLASS_TOKEN, LlavaNextVideoConfig
 from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video, pool_grid, tile_grid
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -98,6 +101,7 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
 
     config: LlavaNextVideoConfig
     config_class = LlavaNextVideoConfig
+    original_format = None  # as in the configuration
     base_model_prefix = "model"
     input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
@@ -107,6 +111,12 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
+            return cls.original_format.model(cls, pretrained_model_name_or_path, *args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -341,6 +351,8 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
                 embeddings = embeddings.masked_scatter(mask[..., None].to(embeddings.device), tokens)
                 merged[f"{modality}_hidden_states"] = tokens
 
+        if not torch.compiler.is_compiling():
+            warn_beyond_context(embeddings.shape[1], self.config.text_config)
         outputs = self.language_model(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
@@ -359,16 +371,33 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         )
 
 
+def warn_beyond_context(num_tokens: int, text_config: PreTrainedConfig):
+    """Warn, once for each length, about a prompt that is longer than what the language model was trained on."""
+    rope = text_config.rope_parameters or {}
+    stretch = rope["factor"] if rope.get("rope_type") == "linear" else 1
+    context = int(text_config.max_position_embeddings * stretch)
+    if num_tokens > context:
+        logger.warning_once(
+            f"The prompt has {num_tokens} tokens; the language model was trained on {context}, and answers get worse "
+            "or stay empty beyond. Use fewer frames (num_frames), or stretch the positions: llava_next_video's "
+            "`rope_factor_for` says how much, config.text_config.rope_parameters or `convert --rope-factor` does it."
+        )
+
+
 def check_placeholders(mask: torch.Tensor, tokens: torch.Tensor, modality: str):
-    """Raise a ValueError unless the prompt has one placeholder for each row of `tokens` (N, D)."""
-    torch_compilable_check(
-        mask.sum() == len(tokens),
-        lambda: (
-            f"The prompt has {int(mask.sum())} <{modality}> placeholders but the {modality} features are {len(tokens)} "
-            "tokens. Usual causes: the prompt was truncated (`max_length`), it was not made by this checkpoint's "
-            "processor, or the processor's pooling, newline or patch settings are not those of the model's config."
-        ),
-    )
+    """Raise a ValueError unless the prompt has one placeholder for each row of `tokens` (N, D).
+
+    In a compiled graph, which cannot look at numbers, a mismatch is an assertion that fails on the device.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(mask.sum() == len(tokens), f"The prompt's <{modality}> placeholders and features differ.")
+    elif (num_placeholders := int(mask.sum())) != len(tokens):
+        raise ValueError(
+            f"The prompt has {num_placeholders} <{modality}> placeholders but the {modality} features are "
+            f"{len(tokens)} tokens. Usual causes: the prompt was truncated (`max_length`), it was not made by this "
+            "checkpoint's processor, or the processor's pooling, newline or patch settings are not those of the "
+            "model's config."
+        )
 
 
 class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, GenerationMixin):

@@ -83,7 +83,9 @@ def test_prefill_with_pixels_traces_as_one_graph_and_is_not_traced_again(newline
         for seed in range(2):
             inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(9, seed=seed)])
             assert torch.allclose(compiled(**inputs).logits, model(**inputs).logits, atol=1e-6)
-    assert len(graphs) == 1
+        assert len(graphs) == 1
+        with pytest.raises(RuntimeError, match="<video> placeholders and features differ"):
+            compiled(**(inputs | {"input_ids": inputs["input_ids"].clone().fill_(1)}))
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
