@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.utils import logging, torch_compilable_check
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_llava_next_video import HAS_CLASS_TOKEN, LlavaNextVideoConfig

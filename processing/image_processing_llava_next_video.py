@@ -18,6 +18,8 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
+from .exact_pixels import ExactPixelsMixin
+
 
 class LlavaNextVideoImagesKwargs(ImagesKwargs, total=False):
     """
@@ -29,12 +31,14 @@ class LlavaNextVideoImagesKwargs(ImagesKwargs, total=False):
     image_aspect_ratio: str
 
 
-class LlavaNextVideoImageProcessor(TorchvisionBackend):
+class LlavaNextVideoImageProcessor(ExactPixelsMixin, TorchvisionBackend):
     """Turns images into `pixel_values` (images, tiles, 3, height, width), float32, and `image_sizes` (images, 2).
 
     With `image_aspect_ratio="anyres"` (or `"anyres_max_N"`) the first tile is an overview of the whole image, and the
     others are cut from the image after it was padded to the best of `image_grid_pinpoints`; images with fewer tiles
     are filled up with zeros (`do_pad`). With `"pad"` and `"square"` there is one tile.
+
+    `exact_pixels=True`, given to `from_pretrained`, computes pixels to the last bit as the original does, more slowly.
 
     It is saved as the built-in's `LlavaNextImageProcessor`, so that the built-in can read it.
     """

@@ -1,6 +1,8 @@
 """The processor of LLaVA-NeXT-Video: prompts with videos and images become token ids and pixel values, and every
 `<video>` and `<image>` in a prompt becomes as many placeholders as the model makes tokens of that video or image."""
 
+import re
+
 from transformers import AutoTokenizer, BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
@@ -32,6 +34,8 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         video_token, image_token (`str`): placeholders in prompts.
         spatial_pool_mode, spatial_pool_stride, video_newline_position, slow_frame_stride: as in the model's
             [`LlavaNextVideoConfig`]; defaults are the built-in's.
+        space_after_visuals (`bool`): put a space behind every placeholder that text follows, for tokenizers that begin
+            a text with one: the original tokenizes the text around images and videos piece by piece.
         vision_feature_select_strategy, num_additional_image_tokens: kept for the built-in, which counts with them.
 
     >>> from llava_next_video import DEMO_CHECKPOINT
@@ -39,6 +43,9 @@ class LlavaNextVideoProcessor(ProcessorMixin):
     >>> processor.spatial_pool_stride, processor.video_newline_position
     (2, 'grid')
     """
+
+    # Reads checkpoints of the original code; set by the package, which brings the tables for it (conversion/).
+    original_format = None
 
     valid_processor_kwargs = LlavaNextVideoProcessorKwargs
     # Videos that differ in their number of frames stay a list.
@@ -59,6 +66,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         spatial_pool_stride: int = 2,
         video_newline_position: str = "no_token",
         slow_frame_stride: int | None = None,
+        space_after_visuals: bool = False,
         **kwargs,
     ):
         self.patch_size = patch_size
@@ -68,11 +76,18 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         self.spatial_pool_stride = spatial_pool_stride
         self.video_newline_position = video_newline_position
         self.slow_frame_stride = slow_frame_stride
+        self.space_after_visuals = space_after_visuals
         self.image_token = getattr(tokenizer, "image_token", image_token)
         self.video_token = getattr(tokenizer, "video_token", video_token)
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         super().__init__(video_processor, image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
+            return cls.original_format.processor(pretrained_model_name_or_path, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
@@ -112,16 +127,29 @@ class LlavaNextVideoProcessor(ProcessorMixin):
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         images, text, _, audio = super().prepare_inputs_layout(images=images, text=text, audio=audio, **kwargs)
+        if self.space_after_visuals and text is not None:
+            # A video whose times are told gets its space in front of those, in `replace_video_token`.
+            told = (kwargs.get("videos_kwargs") or kwargs).get(
+                "time_instruction", self.video_processor.time_instruction
+            )
+            tokens = "|".join(map(re.escape, (self.image_token, self.video_token)))
+            spaced = re.escape(self.image_token) if told else tokens
+            text = [re.sub(rf"({spaced})(?!{tokens}|$)", r"\1 ", prompt, flags=re.DOTALL) for prompt in text]
         return images, text, None if videos is None else as_list_of_videos(videos), audio
 
     def _process_videos(self, videos: list, **kwargs) -> tuple[BatchFeature, list[str]]:
-        processed = self.video_processor(videos, **kwargs)
-        replacements = [self.replace_video_token(processed, index) for index in range(len(videos))]
+        processed = self.video_processor(videos, **{**kwargs, "return_metadata": True})
+        replacements = [self.replace_video_token(processed, index, **kwargs) for index in range(len(videos))]
         return processed, replacements
 
     def replace_video_token(self, video_inputs: dict, video_idx: int = 0, **kwargs) -> str:
         num_frames, _, height, _ = video_inputs["pixel_values_videos"][video_idx].shape
-        return self.video_token * self.count_video_tokens(num_frames, height)
+        placeholders = self.video_token * self.count_video_tokens(num_frames, height)
+        if not kwargs.get("time_instruction", self.video_processor.time_instruction):
+            return placeholders
+        metadata = video_inputs["video_metadata"][video_idx]
+        times = self.video_processor.describe_times(metadata, kwargs.get("frame_sampling"))
+        return placeholders + (" \n" if self.space_after_visuals else "\n") + times
 
     def replace_image_token(self, image_inputs: dict, image_idx: int = 0, **kwargs) -> str:
         height, width = (int(side) for side in image_inputs["image_sizes"][image_idx])

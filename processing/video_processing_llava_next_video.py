@@ -21,20 +21,32 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .frame_sampling import fps_capped_indices, fps_indices, legacy_indices, uniform_indices
+from .exact_pixels import ExactPixelsMixin
+from .frame_sampling import (
+    fps_capped_indices,
+    fps_indices,
+    legacy_indices,
+    time_instruction,
+    uniform_indices,
+    uniform_repeated_indices,
+    whole_step,
+)
 from .video_reading import is_video_source, read_video
 
 
 class LlavaNextVideoVideosKwargs(VideosKwargs, total=False):
     """
     frame_sampling (`str`): how `num_frames` frames are chosen: `"uniform"` from the first to the last frame,
-        `"fps_capped"` one a second and `"uniform"` when those are more than `num_frames`, `"legacy"` as the built-in.
+        `"uniform_repeated"` so too, with short videos giving frames more than once, `"fps_capped"` one a second (or
+        `fps`) and `"uniform"` when those are more than `num_frames`, `"legacy"` as the built-in.
+    time_instruction (`bool`): whether prompts say how long the video is and when its frames were taken.
     """
 
-    frame_sampling: Literal["uniform", "fps_capped", "legacy"]
+    frame_sampling: Literal["uniform", "uniform_repeated", "fps_capped", "legacy"]
+    time_instruction: bool
 
 
-class LlavaNextVideoVideoProcessor(BaseVideoProcessor):
+class LlavaNextVideoVideoProcessor(ExactPixelsMixin, BaseVideoProcessor):
     """Turns videos into `pixel_values_videos`: (videos, frames, 3, height, width), float32, or a list of
     (frames, 3, height, width) when the videos differ in their number of frames.
 
@@ -45,6 +57,8 @@ class LlavaNextVideoVideoProcessor(BaseVideoProcessor):
     `num_frames` frames of a file are taken by the rule `frame_sampling`; with `fps`, that many frames per second.
     Passing either to a call overrides the checkpoint's choice and samples frames given as arrays too;
     `do_sample_frames=False` takes every frame of a file. Short videos give each frame once.
+
+    `exact_pixels=True`, given to `from_pretrained`, computes pixels to the last bit as the original does, more slowly.
     """
 
     valid_kwargs = LlavaNextVideoVideosKwargs
@@ -63,10 +77,13 @@ class LlavaNextVideoVideoProcessor(BaseVideoProcessor):
     do_sample_frames = False  # of frames given as arrays; files are sampled unless a call says otherwise
     num_frames = 32
     frame_sampling = "uniform"
+    time_instruction = False
 
     def preprocess(self, videos, **kwargs) -> BatchFeature:
         num_frames, fps = kwargs.get("num_frames"), kwargs.get("fps")
-        if num_frames is not None and fps is not None:
+        frame_sampling = kwargs.get("frame_sampling", self.frame_sampling)
+        both = num_frames is not None and fps is not None
+        if both and frame_sampling != "fps_capped":
             raise ValueError(
                 f"The video processor got num_frames={num_frames} and fps={fps}; both choose the frames, pass one."
             )
@@ -82,9 +99,9 @@ class LlavaNextVideoVideoProcessor(BaseVideoProcessor):
             sample_arrays = self.do_sample_frames or "num_frames" in kwargs or "fps" in kwargs
         choose = partial(
             self.sample_frames,
-            num_frames=num_frames if fps is None else None,
+            num_frames=num_frames if fps is None or both else None,
             fps=fps,
-            frame_sampling=kwargs.get("frame_sampling", self.frame_sampling),
+            frame_sampling=frame_sampling,
         )
 
         videos = as_list_of_videos(videos)
@@ -115,7 +132,8 @@ class LlavaNextVideoVideoProcessor(BaseVideoProcessor):
         frame_sampling: str | None = None,
         **kwargs,
     ) -> np.ndarray:
-        """Choose frame indices (ascending, 0-based) of a video with this metadata, by `num_frames` or by `fps`."""
+        """Choose frame indices (ascending, 0-based) of a video with this metadata, by `num_frames` or by `fps`; or by
+        both, where the rule is `"fps_capped"`."""
         total = metadata.total_num_frames
         frame_sampling = frame_sampling or self.frame_sampling
         if (fps is not None or frame_sampling == "fps_capped") and metadata.fps is None:
@@ -124,11 +142,31 @@ class LlavaNextVideoVideoProcessor(BaseVideoProcessor):
                 "video_metadata={'fps': ..., 'total_num_frames': ...}, or choose by num_frames with "
                 "frame_sampling='uniform'."
             )
-        if fps is not None:
+        if num_frames is None:
             return fps_indices(total, metadata.fps, fps)
         if frame_sampling == "fps_capped":
-            return fps_capped_indices(total, metadata.fps, num_frames)
-        return (legacy_indices if frame_sampling == "legacy" else uniform_indices)(total, num_frames)
+            return fps_capped_indices(total, metadata.fps, num_frames, fps or 1.0)
+        rules = {"legacy": legacy_indices, "uniform_repeated": uniform_repeated_indices, "uniform": uniform_indices}
+        return rules[frame_sampling](total, num_frames)
+
+    def describe_times(self, metadata: VideoMetadata, frame_sampling: str | None = None) -> str:
+        """The original's sentence about the length of a video and the times of the frames chosen from it.
+
+        Raises:
+            ValueError: the frame rate of the video is not known.
+        """
+        if metadata.fps is None:
+            raise ValueError(
+                "The prompt is to say when the frames were taken, but the frame rate of the video is not known. Pass "
+                "video_metadata={'fps': ..., 'total_num_frames': ...}, or time_instruction=False."
+            )
+        seconds = list(range(0, metadata.total_num_frames, whole_step(metadata.fps, 1.0)))
+        one_per_second = (frame_sampling or self.frame_sampling) == "fps_capped" and (
+            list(metadata.frames_indices) == seconds
+        )
+        return time_instruction(
+            metadata.frames_indices, metadata.total_num_frames, metadata.fps, one_per_second=one_per_second
+        )
 
     def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **kwargs) -> BatchFeature:
         processed = super()._preprocess(videos, return_tensors=None, **kwargs)["pixel_values_videos"]
