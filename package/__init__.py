@@ -19,6 +19,8 @@ from transformers import (
 from transformers.models.auto import processing_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from llava_next_video.conversion.direct_loading import register_original_format
+from llava_next_video.conversion.rope import rope_factor_for
 from llava_next_video.modeling import (
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
@@ -47,6 +49,7 @@ def register():
         auto_class.register(LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration, exist_ok=True)
     AutoVideoProcessor.register(LlavaNextVideoConfig, LlavaNextVideoVideoProcessor, exist_ok=True)
     AutoProcessor.register(LlavaNextVideoConfig, LlavaNextVideoProcessor, exist_ok=True)
+    register_original_format()
     # AutoProcessor looks up processors by class name, its own before registered ones, and has no public way round it.
     processing_auto.PROCESSOR_MAPPING_NAMES.pop("llava_next_video", None)
     PIPELINE_REGISTRY.register_pipeline(
@@ -72,4 +75,5 @@ __all__ = [
     "VideoReadError",
     "VideoTextToTextPipeline",
     "read_video",
+    "rope_factor_for",
 ]

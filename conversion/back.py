@@ -1,0 +1,82 @@
+"""From ours back to the original's format: names, configuration, and the vocabulary as it was."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llava_next_video.conversion.checkpoint_files import (
+    CheckpointError,
+    folder_with_weights,
+    local_folder,
+    stored_tensors,
+)
+from llava_next_video.conversion.original_config import is_original, original_config
+from llava_next_video.conversion.planned_tensors import PlannedTensor
+from llava_next_video.conversion.recipes import CLIP, SIGLIP
+from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
+from llava_next_video.conversion.weight_names import BACK, rename
+from llava_next_video.modeling import LlavaNextVideoConfig
+
+
+ORIGINAL_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+@dataclass
+class BackPlan:
+    """A conversion to the original's format that has been checked and not yet carried out; fields as in `Plan`."""
+
+    source: str
+    folder: Path
+    config: dict
+    tensors: list[PlannedTensor]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.num_bytes for tensor in self.tensors)
+
+
+def plan_back(source: str, vision_tower: str | None = None, dtype: torch.dtype | None = None) -> BackPlan:
+    """Plan the conversion of one of our checkpoints to the original's format.
+
+    A checkpoint that was converted from an original one brings that one's configuration and tokenizer along, in its
+    folder `original`: keys that we do not have come from there, and rows that were added to its vocabulary are left
+    out, so that there and back gives the same files again. Another checkpoint keeps its whole vocabulary.
+
+    Args:
+        source: folder or Hub id of our checkpoint.
+        vision_tower: value of `mm_vision_tower`; by default the one it came with, or the usual one of its kind.
+        dtype: of every floating-point tensor of the result; as stored when not given.
+
+    Raises:
+        CheckpointError: the source is not one of our checkpoints, or its files are damaged.
+    """
+    folder = local_folder(source, [*TOKENIZER_FILES, "original/*"])
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
+    settings = json.loads((folder / "config.json").read_text())
+    if is_original(settings) or settings.get("model_type") != LlavaNextVideoConfig.model_type:
+        raise CheckpointError(
+            f"{folder} has model_type {settings.get('model_type')!r}; only a llava_next_video checkpoint can be turned "
+            "into an original one."
+        )
+    config = LlavaNextVideoConfig(**settings)
+    if dtype is not None:
+        config.dtype = dtype
+    kept = folder / "original" / "config.json"
+    base = json.loads(kept.read_text()) if kept.is_file() else None
+    usual_tower = SIGLIP if config.vision_config.model_type == "siglip_vision_model" else CLIP
+    tower = vision_tower or (base or {}).get("mm_vision_tower", usual_tower)
+    original = original_config(config, tower, base)
+    if base is not None:
+        original["vocab_size"] = min(base["vocab_size"], config.text_config.vocab_size)
+    tensors = []
+    for name, source_tensor in stored_tensors(folder_with_weights(source)).items():
+        new_name, _ = rename(name, BACK, {})
+        shape = source_tensor.shape
+        if new_name in ORIGINAL_VOCABULARY:
+            shape = (original["vocab_size"], *shape[1:])
+        cast = dtype if dtype and source_tensor.dtype.is_floating_point else source_tensor.dtype
+        tensors.append(PlannedTensor(new_name, source_tensor, cast, shape))
+    return BackPlan(source, folder, original, tensors)

@@ -1,0 +1,111 @@
+"""Carrying out a conversion: original checkpoint to ours (`convert`) and back (`convert_to_original`).
+
+Both stream: whatever the size of the model, no more than some tens of megabytes of it are in memory (for `.bin` files,
+what the operating system keeps of the one that is being read).
+"""
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_next_video.conversion.back import BackPlan
+from llava_next_video.conversion.checkpoint_files import load_pickle
+from llava_next_video.conversion.plan import Plan
+from llava_next_video.conversion.planned_tensors import PlannedTensor
+from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
+from llava_next_video.conversion.writing import (
+    appearing_at_once,
+    check_destination,
+    readable,
+    split_into_shards,
+    verify,
+    write_tensors,
+)
+
+
+ORIGINAL_FOLDER = "original"
+DEFAULT_SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did."""
+
+    destination: Path
+    num_tensors: int
+    num_bytes: int
+    num_shards: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.destination}: {self.num_tensors} tensors, {readable(self.num_bytes)} in {self.num_shards} "
+            f"file{'s' if self.num_shards > 1 else ''}, written and verified in {self.seconds:.0f} s"
+        )
+
+
+def convert(
+    plan: Plan, destination: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES, show: bool = False
+) -> Report:
+    """Write a planned conversion to a new folder.
+
+    Args:
+        plan: made by `plan_conversion`.
+        destination: a folder that does not exist yet, or is empty.
+        max_shard_bytes: largest file of weights.
+        show: whether to draw progress bars.
+
+    Raises:
+        WritingError: the destination exists, the disk is too small, or what was written does not read back the same.
+        CheckpointError: a file of the source is damaged.
+    """
+
+    def write_settings(folder: Path):
+        kept = folder / ORIGINAL_FOLDER
+        kept.mkdir()
+        copy_matching(plan.folder, kept, TOKENIZER_FILES)
+        plan.processor.save_pretrained(folder)
+        plan.generation_config.save_pretrained(folder)
+        plan.config.save_pretrained(folder)
+
+    return write_checkpoint(plan.tensors, write_settings, Path(destination), max_shard_bytes, show)
+
+
+def convert_to_original(
+    plan: BackPlan, destination: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES, show: bool = False
+) -> Report:
+    """Write one of our checkpoints in the original's format; arguments and errors as for `convert`."""
+
+    def write_settings(folder: Path):
+        kept = plan.folder / ORIGINAL_FOLDER
+        copy_matching(kept if kept.is_dir() else plan.folder, folder, TOKENIZER_FILES)
+        (folder / "config.json").write_text(json.dumps(plan.config, indent=2, sort_keys=True))
+
+    return write_checkpoint(plan.tensors, write_settings, Path(destination), max_shard_bytes, show)
+
+
+def write_checkpoint(
+    tensors: list[PlannedTensor], write_settings, destination: Path, max_shard_bytes: int, show: bool
+) -> Report:
+    """Write weights, then whatever `write_settings` writes into the folder, and give the folder its name."""
+    start = time.monotonic()
+    num_bytes = sum(tensor.num_bytes for tensor in tensors)
+    check_destination(destination, num_bytes)
+    shards = split_into_shards(tensors, max_shard_bytes)
+    try:
+        with appearing_at_once(destination) as folder:
+            checksums = write_tensors(folder, shards, show)
+            verify(folder, shards, checksums, show)
+            write_settings(folder)
+    finally:
+        load_pickle.cache_clear()
+    return Report(destination, len(tensors), num_bytes, len(shards), time.monotonic() - start)
+
+
+def copy_matching(source: Path, destination: Path, patterns: list[str]):
+    """Copy the files of a folder whose names match."""
+    for pattern in patterns:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, destination / file.name)

@@ -1,0 +1,131 @@
+"""Loading original checkpoints without converting them first: what the `from_pretrained` of our configuration, models
+and processor do with a folder or repository of the original code.
+
+The model is put together from the same plan that `convert` carries out, so it is the same model; saved afterwards, it
+is in our format. `recipe` and `vision_tower` are those of `plan_conversion`:
+
+    model = LlavaNextVideoForConditionalGeneration.from_pretrained("lmms-lab/LLaVA-NeXT-Video-32B-Qwen")
+    processor = LlavaNextVideoProcessor.from_pretrained("lmms-lab/LLaVA-NeXT-Video-32B-Qwen")
+"""
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import logging
+
+from llava_next_video.conversion.original_config import is_original
+from llava_next_video.conversion.plan import plan_conversion
+from llava_next_video.conversion.recipes import recipe_named
+from llava_next_video.conversion.settings import USUAL_ORIGIN, plan_settings
+from llava_next_video.modeling import LlavaNextVideoConfig, LlavaNextVideoPreTrainedModel
+from llava_next_video.processing import LlavaNextVideoProcessor
+
+
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+PLAN_OPTIONS = ("recipe", "vision_tower")
+
+logger = logging.get_logger(__name__)
+
+
+class OriginalFormat:
+    """Reads original checkpoints for `LlavaNextVideoConfig`, our models and `LlavaNextVideoProcessor`."""
+
+    @staticmethod
+    def recognises(source, kwargs: dict) -> bool:
+        """Whether a folder or repository holds a checkpoint of the original code."""
+        if source is None or kwargs.get("subfolder"):
+            return False
+        try:
+            config, _ = PreTrainedConfig.get_config_dict(source, **download_options(kwargs))
+        except OSError:
+            return False  # the usual way of loading says what is wrong with it
+        return is_original(config)
+
+    @staticmethod
+    def config_dict(source, kwargs: dict) -> tuple[dict, dict]:
+        """The configuration as a dictionary in our format, and the arguments that are left."""
+        download, options, rest = split_options(kwargs)
+        return plan_settings(str(source), **options, **download).config.to_dict(), rest
+
+    @staticmethod
+    def model(cls, source, *args, config=None, **kwargs):
+        """A model, or whatever else `from_pretrained` was asked to return."""
+        download, options, rest = split_options(kwargs)
+        plan = plan_conversion(str(source), **options, **download)
+        warn_about_assumptions(str(source), plan.origins)
+        if not isinstance(config, PreTrainedConfig):
+            changes = {name: rest.pop(name) for name in list(rest) if name in LlavaNextVideoConfig.__annotations__}
+            config = LlavaNextVideoConfig.from_dict(plan.config.to_dict(), **changes)
+        rest.setdefault("generation_config", plan.generation_config)
+        state_dict = {tensor.name: tensor for tensor in plan.tensors}
+        loaded = cls.from_pretrained(None, *args, config=config, state_dict=state_dict, **rest)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = str(source)
+        return loaded
+
+    @staticmethod
+    def processor(source, kwargs: dict) -> LlavaNextVideoProcessor:
+        """The processor with the checkpoint's recipe; other arguments are settings of it or of its parts."""
+        download, options, rest = split_options(kwargs)
+        processor = plan_settings(str(source), **options, **download).processor
+        for part in (processor, processor.video_processor, processor.image_processor):
+            for name, value in rest.items():
+                if hasattr(part, name):
+                    setattr(part, name, value)
+        return processor
+
+
+def warn_about_assumptions(source: str, origins: dict[str, str]):
+    """Warn, once for each checkpoint, about facts that nobody said."""
+    assumed = [fact for fact, origin in origins.items() if origin == USUAL_ORIGIN]
+    if assumed:
+        logger.warning_once(
+            f"{source} says nothing about {', '.join(assumed)}, and is no released checkpoint that is known; what is "
+            "usual for its language model is assumed. Pass `recipe`, the name of a released checkpoint or a Recipe."
+        )
+
+
+def download_options(kwargs: dict) -> dict:
+    return {name: kwargs[name] for name in DOWNLOAD_OPTIONS if kwargs.get(name) is not None}
+
+
+def split_options(kwargs: dict) -> tuple[dict, dict, dict]:
+    """Arguments of `from_pretrained`: those for downloading, those for the plan, and the others."""
+    options = {name: kwargs[name] for name in PLAN_OPTIONS if kwargs.get(name) is not None}
+    if isinstance(options.get("recipe"), str):
+        options["recipe"] = recipe_named(options["recipe"])
+    rest = {name: value for name, value in kwargs.items() if name not in (*PLAN_OPTIONS, *DOWNLOAD_OPTIONS)}
+    return download_options(kwargs), options, rest
+
+
+class OriginalConfig(PreTrainedConfig):
+    """What `AutoConfig` finds for a model type of the original code; it makes a `LlavaNextVideoConfig`."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        source, revision = kwargs.pop("name_or_path"), config_dict.get("_commit_hash")
+        options = {name: kwargs[name] for name in PLAN_OPTIONS if name in kwargs}
+        translated, _ = OriginalFormat.config_dict(source, {**options, "revision": revision})
+        # `recipe` and `vision_tower` stay among the unused arguments: the model is loaded with them next.
+        return LlavaNextVideoConfig.from_dict(translated, name_or_path=source, **kwargs)
+
+
+class LlavaQwenConfig(OriginalConfig):
+    model_type = "llava_qwen"
+
+
+class LlavaLlamaConfig(OriginalConfig):
+    model_type = "llava_llama"
+
+
+class LlavaMistralConfig(OriginalConfig):
+    model_type = "llava_mistral"
+
+
+def register_original_format():
+    """Make our classes and `AutoConfig` read original checkpoints.
+
+    A plain `model_type: llava` is left to the built-in `Llava` by the Auto classes; only our own classes recognise it.
+    """
+    for reader in (LlavaNextVideoConfig, LlavaNextVideoPreTrainedModel, LlavaNextVideoProcessor):
+        reader.original_format = OriginalFormat
+    for config_class in (LlavaQwenConfig, LlavaLlamaConfig, LlavaMistralConfig):
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)

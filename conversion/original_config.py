@@ -1,0 +1,249 @@
+"""Configurations: the original code's keys on the left, ours on the right, in both directions.
+
+Sources, in LLaVA-NeXT: `LlavaMetaModel` and `LlavaMetaForCausalLM` in llava/model/llava_arch.py, the configurations in
+llava/model/language_model/, `get_anyres_image_grid_shape` in llava/mm_utils.py.
+"""
+
+import ast
+import re
+
+from llava_next_video.conversion.recipes import USUAL, Recipe
+
+
+# model_type, or the architecture where a configuration says only "llava", and the language model's type.
+LANGUAGE_MODELS = {
+    "llava_qwen": "qwen2",
+    "llava_llama": "llama",
+    "llava_mistral": "mistral",
+    "LlavaQwenForCausalLM": "qwen2",
+    "LlavaLlamaForCausalLM": "llama",
+    "LlavaMistralForCausalLM": "mistral",
+}
+ORIGINAL_TYPES = {"qwen2": "llava_qwen", "llama": "llava_llama", "mistral": "llava_mistral"}
+ARCHITECTURES = {
+    "qwen2": "LlavaQwenForCausalLM",
+    "llama": "LlavaLlamaForCausalLM",
+    "mistral": "LlavaMistralForCausalLM",
+}
+
+# Keys of the language model, the same on both sides, in `text_config` of ours.
+TEXT_KEYS = (
+    "attention_bias",
+    "attention_dropout",
+    "bos_token_id",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "max_window_layers",
+    "mlp_bias",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "sliding_window",
+    "tie_word_embeddings",
+    "use_sliding_window",
+    "vocab_size",
+)
+
+# Facts of the recipe that a configuration may say: original key, our fact, our value for each original one.
+RECIPE_KEYS = {
+    "mm_spatial_pool_mode": ("spatial_pool_mode", None),
+    "mm_spatial_pool_stride": ("spatial_pool_stride", None),
+    "mm_newline_position": ("video_newline_position", None),
+    "mm_pooling_position": ("spatial_pool_position", {"before": "before_projector", "after": "after_projector"}),
+    "mm_resampler_location": ("spatial_pool_position", {"before": "before_projector", "after": "after_projector"}),
+    "force_sample": ("frame_sampling", {True: "uniform_repeated", False: None}),
+    "add_time_instruction": ("time_instruction", None),
+}
+
+# Values that we can run; anything else in these keys stops the conversion.
+SUPPORTED = {
+    "mm_projector_type": ("mlp2x_gelu",),
+    "mm_patch_merge_type": ("spatial_unpad",),
+    "mm_vision_select_feature": ("patch", None),
+    "mm_use_im_start_end": (False, None),
+    "mm_use_im_patch_token": (False, None),
+    "mm_resampler_type": ("spatial_pool", None),
+    "image_aspect_ratio": (re.compile(r"anyres|anyres_max_[1-9]\d*|pad|square"), None),
+}
+
+
+def is_original(config: dict) -> bool:
+    """Whether a `config.json` was written by the original code, whatever its `model_type` says.
+
+    >>> is_original({"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14-336"})
+    True
+    >>> is_original({"model_type": "llava", "vision_config": {}, "text_config": {}})
+    False
+    """
+    return "mm_vision_tower" in config and "vision_config" not in config
+
+
+def language_model_type(config: dict) -> str:
+    """Type of the language model of an original configuration: "qwen2", "llama" or "mistral".
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    names = [config.get("model_type"), *(config.get("architectures") or [])]
+    known = [LANGUAGE_MODELS[name] for name in names if name in LANGUAGE_MODELS]
+    if known:
+        return known[0]
+    if names == ["llava"]:
+        return "llama"  # what LLaVA was before it had other language models
+    raise ValueError(
+        f"The original configuration says model_type {config.get('model_type')!r} and architectures "
+        f"{config.get('architectures')}; the language models that can be converted are {sorted(LANGUAGE_MODELS)}."
+    )
+
+
+def check_supported(config: dict):
+    """Raise a ValueError if the original configuration asks for something that our model does not have."""
+    for key, allowed in SUPPORTED.items():
+        value = config.get(key)
+        if not any(a.fullmatch(value or "") if isinstance(a, re.Pattern) else value == a for a in allowed):
+            expected = [a.pattern if isinstance(a, re.Pattern) else a for a in allowed]
+            raise ValueError(
+                f"The original configuration says {key} = {value!r}; what can be converted is {expected}. "
+                "Other values were never part of a released video checkpoint."
+            )
+
+
+def recipe_in(config: dict) -> Recipe:
+    """What an original configuration itself says about how it is used."""
+    facts = {}
+    for key, (fact, values) in RECIPE_KEYS.items():
+        value = config.get(key)
+        if value is not None:
+            facts[fact] = values[value] if values else value
+    scaling = config.get("rope_scaling") or {}
+    # The original's Qwen and Mistral classes ignore the key.
+    if scaling.get("type") == "linear" and language_model_type(config) == "llama":
+        facts["rope_factor"] = scaling["factor"]
+    return Recipe(**facts)
+
+
+def usual_recipe(config: dict) -> Recipe:
+    """What is usual for the language model of an original configuration."""
+    kind = language_model_type(config)
+    facts = {"context_length": config["max_position_embeddings"]}
+    if kind == "llama" and "vicuna" in config.get("_name_or_path", "").lower():
+        facts["rope_factor"] = "auto"
+    return Recipe(**{**vars(USUAL[kind]), **facts})
+
+
+def grid_pinpoints(config: dict, tile_side: int) -> list[list[int]] | None:
+    """`image_grid_pinpoints` of an original configuration as [height, width] pairs in pixels, in its order; None where
+    it has none, because its images are not tiled.
+
+    The original writes [width, height], and of two equally good sizes takes the first.
+
+    >>> grid_pinpoints({"image_grid_pinpoints": "[(336, 672), (672, 336)]"}, 336)
+    [[672, 336], [336, 672]]
+    >>> grid_pinpoints({"image_grid_pinpoints": "(1x1),...,(1x2)"}, 384)
+    [[384, 384], [768, 384]]
+    """
+    pinpoints = config.get("image_grid_pinpoints")
+    if not pinpoints:
+        return None
+    if isinstance(pinpoints, str) and "x" in pinpoints:
+        ends = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
+        (first_columns, first_rows), (last_columns, last_rows) = ends[0], ends[-1]
+        pinpoints = [
+            [columns * tile_side, rows * tile_side]
+            for columns in range(first_columns, last_columns + 1)
+            for rows in range(first_rows, last_rows + 1)
+        ]
+    elif isinstance(pinpoints, str):
+        pinpoints = ast.literal_eval(pinpoints)
+    return [[height, width] for width, height in pinpoints]
+
+
+def text_config(config: dict, rope_factor: float) -> dict:
+    """`text_config` of ours for an original configuration."""
+    kind = language_model_type(config)
+    rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10000.0)}
+    scaling = config.get("rope_scaling") or {}
+    if rope_factor > 1:
+        rope.update(rope_type="linear", factor=float(rope_factor))
+    elif kind == "llama" and scaling.get("type", "linear") != "linear":
+        rope.update({"rope_type": scaling["type"], **{k: v for k, v in scaling.items() if k != "type"}})
+    known = {key: config[key] for key in TEXT_KEYS if key in config}
+    return {"model_type": kind, "rope_parameters": rope, **known}
+
+
+def our_config(config: dict, recipe: Recipe, rope_factor: float, vision_config: dict) -> dict:
+    """The configuration of ours for an original one; token ids and vocabulary are left to the tokenizer.
+
+    Raises:
+        ValueError: the original configuration asks for something that we do not have.
+    """
+    check_supported(config)
+    is_siglip = vision_config["model_type"] == "siglip_vision_model"
+    slow_fast = config.get("add_faster_video") or False
+    return {
+        "model_type": "llava_next_video",
+        "architectures": ["LlavaNextVideoForConditionalGeneration"],
+        "dtype": config.get("torch_dtype") or config.get("dtype") or "float16",
+        "text_config": text_config(config, rope_factor),
+        "vision_config": vision_config,
+        # The original cuts the last layer off a SigLIP tower and takes what is left, whatever the key says.
+        "vision_feature_layer": -1 if is_siglip else config.get("mm_vision_select_layer", -2),
+        "vision_feature_select_strategy": "full" if is_siglip else "default",
+        "image_aspect_ratio": config.get("image_aspect_ratio") or "square",
+        "image_grid_pinpoints": grid_pinpoints(config, vision_config["image_size"]),
+        "spatial_pool_mode": recipe.spatial_pool_mode,
+        "spatial_pool_stride": recipe.spatial_pool_stride,
+        "spatial_pool_position": recipe.spatial_pool_position,
+        "video_newline_position": recipe.video_newline_position,
+        "slow_frame_stride": config["faster_token_stride"] if slow_fast else None,
+        "tie_word_embeddings": config.get("tie_word_embeddings", False),
+    }
+
+
+def original_config(config, vision_tower: str, base: dict | None = None) -> dict:
+    """The original's configuration for one of ours.
+
+    Args:
+        config: a `LlavaNextVideoConfig`.
+        vision_tower: value of `mm_vision_tower`.
+        base: the configuration that the checkpoint was once converted from; its other keys are kept.
+    """
+    text = config.text_config
+    known = {key: getattr(text, key) for key in TEXT_KEYS if hasattr(text, key)}
+    rope = text.rope_parameters
+    linear = rope["rope_type"] == "linear"
+    return {
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_patch_merge_type": "spatial_unpad",
+        "mm_vision_select_feature": "patch",
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "mm_tunable_parts": "mm_vision_tower,mm_mlp_adapter,mm_language_model",
+        "tokenizer_padding_side": "right",
+        "use_mm_proj": True,
+        **(base or {}),
+        **({} if base else known),
+        "vocab_size": text.vocab_size,
+        "model_type": ORIGINAL_TYPES[text.model_type],
+        "architectures": [ARCHITECTURES[text.model_type]],
+        "torch_dtype": str(config.dtype).removeprefix("torch."),
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "linear", "factor": rope["factor"]} if linear else None,
+        "mm_vision_tower": vision_tower,
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_vision_select_layer": (base or {}).get("mm_vision_select_layer", -2),
+        "image_aspect_ratio": config.image_aspect_ratio,
+        "image_grid_pinpoints": [[width, height] for height, width in config.image_grid_pinpoints],
+        "mm_spatial_pool_mode": config.spatial_pool_mode,
+        "mm_spatial_pool_stride": config.spatial_pool_stride,
+        "mm_pooling_position": config.spatial_pool_position.removesuffix("_projector"),
+        "mm_newline_position": config.video_newline_position,
+        "add_faster_video": config.slow_frame_stride is not None,
+        **({"faster_token_stride": config.slow_frame_stride} if config.slow_frame_stride else {}),
+    }

@@ -1,0 +1,75 @@
+"""What a conversion will do, before it does anything: every file, every renaming, the recipe, the sizes.
+
+The same plan is carried out by `convert`, which streams it to files, and by direct loading, which hands its tensors to
+`from_pretrained`; so both give the same model.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from llava_next_video.conversion.checkpoint_files import folder_with_weights, stored_tensors
+from llava_next_video.conversion.planned_tensors import (
+    TOWER_PREFIX,
+    PlannedTensor,
+    expected_shapes,
+    match_shapes,
+    rename_all,
+    rename_tower,
+)
+from llava_next_video.conversion.recipes import Recipe
+from llava_next_video.conversion.settings import Settings, plan_settings
+
+
+@dataclass
+class Plan(Settings):
+    """A conversion that has been checked and not yet carried out.
+
+    Args:
+        source: what the user named.
+        tensors: of the result, in the order in which the source is best read.
+        dropped: names of the source that are left out, and why.
+    """
+
+    source: str
+    tensors: list[PlannedTensor]
+    dropped: dict[str, str]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.num_bytes for tensor in self.tensors)
+
+
+def plan_conversion(
+    source: str,
+    recipe: Recipe | None = None,
+    vision_tower: str | None = None,
+    dtype: torch.dtype | None = None,
+    **download,
+) -> Plan:
+    """Plan the conversion of an original checkpoint to ours.
+
+    Args:
+        source: folder or Hub id of the original checkpoint.
+        recipe: facts that count more than what is known or usual.
+        vision_tower: folder or Hub id of the vision tower, instead of the one that the checkpoint names.
+        dtype: of every floating-point tensor of the result; as stored when not given.
+        download: `revision`, `cache_dir`, `token` and the like, for a source on the Hub.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or tensors are missing, left over or of other shapes.
+        UnknownWeight: a tensor's name is in no table.
+        ValueError: the checkpoint asks for something that our model does not have.
+        OSError: the source or its tower cannot be found.
+    """
+    settings = plan_settings(source, recipe, vision_tower, **download)
+    stored = stored_tensors(folder_with_weights(source, **download))
+    sources, dropped = rename_all(stored, settings.config)
+    if not any(name.startswith(TOWER_PREFIX) for name in sources):
+        stored = stored_tensors(folder_with_weights(settings.tower.name))
+        tower_sources, tower_dropped = rename_tower(stored, settings.config)
+        sources, dropped = sources | tower_sources, dropped | tower_dropped
+    for part in (settings.config, settings.config.text_config, settings.config.vision_config):
+        part.dtype = dtype or settings.config.dtype
+    tensors = match_shapes(sources, expected_shapes(settings.config), dtype)
+    return Plan(**vars(settings), source=source, tensors=tensors, dropped=dropped)

@@ -1,0 +1,104 @@
+"""Everything about a converted checkpoint except its weights: configuration, processor, recipe."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import GenerationConfig
+
+from llava_next_video.conversion.checkpoint_files import CheckpointError, local_folder
+from llava_next_video.conversion.original_config import is_original, our_config, recipe_in, usual_recipe
+from llava_next_video.conversion.processor import make_processor
+from llava_next_video.conversion.recipes import Recipe, find_released, resolve
+from llava_next_video.conversion.rope import rope_factor_for
+from llava_next_video.conversion.tokenizer import TOKENIZER_FILES, make_generation_config, prepare_tokenizer
+from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower
+from llava_next_video.modeling import LlavaNextVideoConfig
+from llava_next_video.processing import LlavaNextVideoProcessor
+
+
+USUAL_ORIGIN = "what is usual for its language model"
+
+
+@dataclass
+class Settings:
+    """Everything about a converted checkpoint except its weights.
+
+    Args:
+        folder: where the original lies on this machine.
+        config, processor, generation_config: of the result.
+        tower: the original's vision tower.
+        recipe, origins: how the result is used, and where each fact was taken from.
+    """
+
+    folder: Path
+    config: LlavaNextVideoConfig
+    processor: LlavaNextVideoProcessor
+    generation_config: GenerationConfig
+    tower: VisionTower
+    recipe: Recipe
+    origins: dict[str, str]
+
+
+def read_original_config(folder: Path) -> dict:
+    """The configuration of an original checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is not one of the original code's.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
+    if not is_original(config):
+        raise CheckpointError(
+            f"{folder} is not a checkpoint of the original code: its config.json has model_type "
+            f"{config.get('model_type')!r} and no mm_vision_tower. If it is one of transformers or of this package, "
+            "it needs no conversion; to turn it into an original one, use --to-original."
+        )
+    return config
+
+
+def choose_recipe(source: str, config: dict, recipe: Recipe | None) -> tuple[Recipe, dict[str, str]]:
+    """Fill in a recipe: what the user says, then what is known of the checkpoint's name, then its configuration, then
+    what is usual for its language model."""
+    released = [name for name in (source, config.get("_name_or_path", "")) if find_released(name)][:1]
+    return resolve(
+        [
+            ("you", recipe or Recipe()),
+            *((f"the table, {name}", find_released(name).recipe) for name in released),
+            ("its config.json", recipe_in(config)),
+            (USUAL_ORIGIN, usual_recipe(config)),
+        ]
+    )
+
+
+def plan_settings(source: str, recipe: Recipe | None = None, vision_tower: str | None = None, **download) -> Settings:
+    """Configuration and processor for an original checkpoint; see `plan_conversion`."""
+    folder = local_folder(source, TOKENIZER_FILES, **download)
+    original = read_original_config(folder)
+    recipe, origins = choose_recipe(source, original, recipe)
+    tower = find_vision_tower(vision_tower or original["mm_vision_tower"])
+    if recipe.rope_factor == "auto":
+        grid = tower.config["image_size"] // tower.config["patch_size"]
+        factor = rope_factor_for(recipe.num_frames, recipe.spatial_pool_stride, grid, recipe.context_length)
+        recipe = replace(recipe, rope_factor=factor)
+
+    released = find_released(source)
+    video_first = released.video_token_id < released.image_token_id if released else recipe.chat_template != "qwen_1_5"
+    max_length = int(recipe.context_length * recipe.rope_factor)
+    tokenizer = prepare_tokenizer(folder, recipe.chat_template, max_length, video_first)
+    settings = our_config(original, recipe, recipe.rope_factor, tower.config)
+    text = settings["text_config"]
+    text["vocab_size"] = max(text["vocab_size"], len(tokenizer))
+    config = LlavaNextVideoConfig(
+        **settings,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+    )
+    processor = make_processor(config, recipe, tower, tokenizer)
+    generation_config = make_generation_config(tokenizer)
+    return Settings(folder, config, processor, generation_config, tower, recipe, origins)

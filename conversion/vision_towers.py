@@ -1,0 +1,112 @@
+"""Vision towers: configuration and preprocessing, which original checkpoints leave to the tower's own repository.
+
+Sources: config.json and preprocessor_config.json of the repositories; in LLaVA-NeXT, clip_encoder.py and
+siglip_encoder.py in llava/model/multimodal_encoder/.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_next_video.conversion.checkpoint_files import local_folder
+from llava_next_video.conversion.recipes import CLIP, SIGLIP
+
+
+@dataclass(frozen=True)
+class VisionTower:
+    """A vision tower as LLaVA uses it.
+
+    Args:
+        name: Hub id or folder.
+        config: `vision_config` of our configuration.
+        mean, std: of each colour channel, for normalising pixels of 0..1.
+    """
+
+    name: str
+    config: dict
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def processor_settings(self) -> dict:
+        """Settings that image and video processors share: CLIP crops the middle, SigLIP squashes to a square."""
+        side = self.config["image_size"]
+        square = {"height": side, "width": side}
+        cropped = self.config["model_type"] == "clip_vision_model"
+        return {
+            "size": {"shortest_edge": side} if cropped else square,
+            "crop_size": square,
+            "do_center_crop": cropped,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
+
+CLIP_COLOURS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+SIGLIP_COLOURS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+KNOWN = {
+    CLIP: {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "projection_dim": 768,
+    },
+    SIGLIP: {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 14,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+    },
+}
+
+
+def find_vision_tower(name: str) -> VisionTower:
+    """The tower called `name`: one of the known ones, or a folder or Hub repository with its config.json.
+
+    Raises:
+        ValueError: the tower is neither a CLIP nor a SigLIP model.
+        OSError: there is no such folder or repository.
+    """
+    if name in KNOWN and not Path(name).is_dir():
+        return make_vision_tower(name, KNOWN[name], {})
+    folder = local_folder(name, ["config.json", "preprocessor_config.json"])
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"The vision tower {name!r} has no config.json in {folder}.")
+    config = json.loads((folder / "config.json").read_text())
+    preprocessing = folder / "preprocessor_config.json"
+    return make_vision_tower(
+        name,
+        config.get("vision_config", config),
+        json.loads(preprocessing.read_text()) if preprocessing.is_file() else {},
+        {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}.get(config.get("model_type")),
+    )
+
+
+def make_vision_tower(name: str, config: dict, preprocessing: dict, model_type: str | None = None) -> VisionTower:
+    """A tower as LLaVA uses it, from the configuration of its own repository."""
+    config = {"model_type": model_type, **config}
+    if config["model_type"] == "siglip_vision_model":
+        # LLaVA deletes the last layer and the pooling head.
+        config = {**config, "num_hidden_layers": config["num_hidden_layers"] - 1, "vision_use_head": False}
+        colours = SIGLIP_COLOURS
+    elif config["model_type"] == "clip_vision_model":
+        colours = CLIP_COLOURS
+    else:
+        raise ValueError(
+            f"The vision tower {name!r} has model_type {config['model_type']!r}; LLaVA-NeXT-Video has a CLIP or a "
+            "SigLIP tower. Give the right one with vision_tower (--vision-tower)."
+        )
+    mean, std = (preprocessing.get(key, usual) for key, usual in zip(("image_mean", "image_std"), colours))
+    return VisionTower(name, config, tuple(mean), tuple(std))
