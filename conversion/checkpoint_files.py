@@ -82,7 +82,7 @@ def local_folder(source: str | Path, patterns: list[str], **download) -> Path:
         return Path(source)
     try:
         return Path(snapshot_download(str(source), allow_patterns=patterns, **download))
-    except Exception as error:  # every way in which a name can be wrong or a network missing
+    except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(
             f"{str(source)!r} is not a folder, and could not be fetched from the Hugging Face Hub: {reason}"

@@ -125,6 +125,12 @@ class LlavaNextVideoImageProcessor(ExactPixelsMixin, TorchvisionBackend):
     ) -> list[torch.Tensor]:
         """Fit an image (3, h, w) into the best of `grid_pinpoints`, pad it with black and cut it, row by row."""
         target_height, target_width = select_best_resolution(tuple(image.shape[-2:]), grid_pinpoints)
+        if target_height % tile_side or target_width % tile_side:
+            raise ValueError(
+                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
+                f"cut into tiles of {tile_side}x{tile_side}, but that does not divide. Give the image processor "
+                "image_grid_pinpoints that are multiples of its crop_size (or, without cropping, of its size)."
+            )
         height, width = get_patch_output_size(image, (target_height, target_width), ChannelDimension.FIRST)
         top, left = (target_height - height) // 2, (target_width - width) // 2
         resized = self.resize(image, SizeDict(height=height, width=width), resample=resample)

@@ -154,7 +154,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
     def replace_image_token(self, image_inputs: dict, image_idx: int = 0, **kwargs) -> str:
         height, width = (int(side) for side in image_inputs["image_sizes"][image_idx])
         tile_side = image_inputs["pixel_values"][image_idx].shape[-1]
-        return self.image_token * self.count_image_tokens((height, width), tile_side)
+        return self.image_token * self.count_image_tokens((height, width), tile_side, kwargs)
 
     def count_video_tokens(self, num_frames: int, frame_side: int) -> int:
         """Tokens of a video of `num_frames` sampled frames, `frame_side` pixels high and wide after processing."""
@@ -167,15 +167,15 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             self.slow_frame_stride,
         )
 
-    def count_image_tokens(self, image_size: tuple[int, int], tile_side: int) -> int:
-        """Tokens of an image of (height, width) pixels before processing, in tiles of `tile_side` pixels."""
-        settings = self.image_processor
+    def count_image_tokens(self, image_size: tuple[int, int], tile_side: int, images_kwargs: dict | None = None) -> int:
+        """Tokens of an image of (height, width) pixels before processing, in tiles of `tile_side` pixels;
+        `images_kwargs` are what a call overrides of the image processor's settings."""
         return image_token_count(
             image_size,
             self.patches_per_side(tile_side),
             tile_side,
-            settings.image_grid_pinpoints,
-            settings.image_aspect_ratio,
+            setting(self.image_processor, "image_grid_pinpoints", images_kwargs),
+            setting(self.image_processor, "image_aspect_ratio", images_kwargs),
         )
 
     def patches_per_side(self, side_pixels: int) -> int:
@@ -192,22 +192,33 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         Args:
             image_sizes (`list[list[int]]`, *optional*): (height, width) of each image.
             video_sizes (`list[list[int]]`, *optional*): (frames, height, width) of each video, after sampling.
+            kwargs: what the call that processes them will override, `size` for example.
         """
+        overrides = self._merge_kwargs(**kwargs)
         counts = {}
         if image_sizes is not None:
-            tile_side = processed_side(self.image_processor)
-            counts["num_image_tokens"] = [self.count_image_tokens(tuple(size), tile_side) for size in image_sizes]
+            images_kwargs = overrides["images_kwargs"]
+            side = processed_side(self.image_processor, images_kwargs)
+            counts["num_image_tokens"] = [self.count_image_tokens(tuple(s), side, images_kwargs) for s in image_sizes]
             counts["num_image_patches"] = [1] * len(image_sizes)  # rows of `pixel_values` per image
         if video_sizes is not None:
-            frame_side = processed_side(self.video_processor)
-            counts["num_video_tokens"] = [self.count_video_tokens(size[0], frame_side) for size in video_sizes]
+            side = processed_side(self.video_processor, overrides["videos_kwargs"])
+            counts["num_video_tokens"] = [self.count_video_tokens(size[0], side) for size in video_sizes]
         return MultiModalData(**counts)
 
 
-def processed_side(processor) -> int:
+def setting(processor, name: str, overrides: dict | None):
+    """A setting of an image or video processor, unless a call overrides it."""
+    value = (overrides or {}).get(name)
+    return getattr(processor, name) if value is None else value
+
+
+def processed_side(processor, overrides: dict) -> int:
     """Height (and width) in pixels of what an image or video processor returns."""
-    size = processor.crop_size if processor.do_center_crop else processor.size
-    return size["height"] or size["shortest_edge"]
+    size = dict(
+        setting(processor, "crop_size" if setting(processor, "do_center_crop", overrides) else "size", overrides)
+    )
+    return size.get("height") or size["shortest_edge"]
 
 
 def flatten(items) -> list:

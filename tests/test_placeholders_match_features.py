@@ -110,6 +110,25 @@ def test_serving_counts_equal_the_processors():
     assert counts["num_image_patches"] == [1, 1]
 
 
+def test_settings_of_a_call_are_counted_with():
+    model = make_model(grid=5)
+    processor = make_processor(model.config)
+    picture = Image.new("RGB", (90, 30))
+    larger = {"size": {"shortest_edge": 40}, "crop_size": {"height": 40, "width": 40}}
+    whole = {**larger, "image_grid_pinpoints": [[40, 80]]}
+    for overrides in ({"image_aspect_ratio": "square"}, {"image_grid_pinpoints": [[20, 20]]}, whole):
+        inputs = processor(text="<image><video>", images=picture, videos=[random_frames(2)], images_kwargs=overrides)
+        counts = processor._get_num_multimodal_tokens(image_sizes=[[30, 90]], images_kwargs=overrides)
+        assert counts["num_image_tokens"] == [int((inputs["input_ids"] == model.config.image_token_id).sum())]
+        if overrides is not whole:  # the tower takes 20 pixels
+            model.config.image_aspect_ratio = overrides.get("image_aspect_ratio", "anyres")
+            model.config.image_grid_pinpoints = overrides.get("image_grid_pinpoints", [[40, 20]])
+            features = model.get_image_features(inputs["pixel_values"], inputs["image_sizes"]).pooler_output
+            assert counts["num_image_tokens"] == [len(tokens) for tokens in features]
+    counts = processor._get_num_multimodal_tokens(video_sizes=[[2, 9, 9]], videos_kwargs=larger)
+    assert counts["num_video_tokens"] == [2 * 25]
+
+
 def test_offsets_of_replaced_text():
     processor = make_processor(make_model().config)
     inputs = processor(text="a<video>b", videos=[random_frames(2)], return_text_replacement_offsets=True)

@@ -50,6 +50,11 @@ def test_error_when_the_patch_size_is_not_known():
         processor(text="<video>", videos=[random_frames(2)])
 
 
+def test_error_when_an_image_does_not_divide_into_tiles(processor):
+    with pytest.raises(ValueError, match=r"padded to 30x30 pixels, .* tiles of 16x16, but that does not divide"):
+        processor(text="<image>", images=Image.new("RGB", (20, 20)), image_grid_pinpoints=[[30, 30]])
+
+
 def test_error_when_truncation_cuts_placeholders(processor):
     processor = copy.deepcopy(processor)  # a fast tokenizer keeps the truncation it was last called with
     with pytest.raises(ValueError, match="Mismatch in `video` token count"):
