@@ -194,7 +194,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             video_sizes (`list[list[int]]`, *optional*): (frames, height, width) of each video, after sampling.
             kwargs: what the call that processes them will override, `size` for example.
         """
-        overrides = self._merge_kwargs(**kwargs)
+        overrides = self._merge_kwargs(LlavaNextVideoProcessorKwargs, **kwargs)
         counts = {}
         if image_sizes is not None:
             images_kwargs = overrides["images_kwargs"]
