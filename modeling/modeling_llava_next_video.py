@@ -373,10 +373,11 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
 
 def warn_beyond_context(num_tokens: int, text_config: PreTrainedConfig):
     """Warn, once for each length, about a prompt that is longer than what the language model was trained on."""
-    rope = text_config.rope_parameters or {}
-    stretch = rope["factor"] if rope.get("rope_type") == "linear" else 1
-    context = int(text_config.max_position_embeddings * stretch)
-    if num_tokens > context:
+    rope = getattr(text_config, "rope_parameters", None) or {}  # not every language model has rotary positions,
+    context = getattr(text_config, "max_position_embeddings", None)  # or a limit
+    if context is not None and rope.get("rope_type") == "linear":
+        context = int(context * rope["factor"])
+    if context is not None and num_tokens > context:
         logger.warning_once(
             f"The prompt has {num_tokens} tokens; the language model was trained on {context}, and answers get worse "
             "or stay empty beyond. Use fewer frames (num_frames), or stretch the positions: llava_next_video's "

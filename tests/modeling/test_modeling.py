@@ -2,8 +2,8 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_next_video import LlavaNextVideoForConditionalGeneration
-from tests.tiny import make_model, make_processor, random_frames
+from llava_next_video import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
+from tests.tiny import TEXT, config_arguments, enliven, make_model, make_processor, random_frames
 
 
 def make_inputs(model, num_frames: int = 3, text: str = "<video>\nWhat?"):
@@ -102,6 +102,20 @@ def test_attention_kernels_agree_in_either_tower(implementation, where, tmp_path
     inputs = make_inputs(model)
     with torch.no_grad():
         assert torch.allclose(model(**inputs).logits, reference(**inputs).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("language_model", ["qwen3", "gemma2", "phi3"])
+def test_language_models_that_the_package_does_not_name_work(language_model):
+    text = {**TEXT, "model_type": language_model, "head_dim": 8, "pad_token_id": 0, "eos_token_id": 1}
+    torch.manual_seed(0)
+    model = enliven(
+        LlavaNextVideoForConditionalGeneration(LlavaNextVideoConfig(**config_arguments() | {"text_config": text}))
+    )
+    inputs = make_inputs(model.eval())
+    logits = model(**inputs).logits
+    inputs["pixel_values_videos"] = -inputs["pixel_values_videos"]
+    assert not torch.allclose(model(**inputs).logits, logits)
+    assert model.generate(**inputs, max_new_tokens=2, min_new_tokens=2).shape[1] == logits.shape[1] + 2
 
 
 def test_gradient_checkpointing_gives_the_same_gradients():
