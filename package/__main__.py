@@ -9,11 +9,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreame
 
 from llava_next_video import DEMO_CHECKPOINT
 from llava_next_video.conversion import command as convert
+from llava_next_video.processing.video_reading import open_source
 
 
 def ask(args: argparse.Namespace):
     """Answer a question about a video, streaming the answer, or as one line of JSON."""
     kwargs = {"num_frames": args.num_frames} if args.num_frames is not None else {}
+    if not args.video.startswith(("http://", "https://")):
+        open_source(args.video)  # a wrong path is told before a large model is loaded
     # Loaded here because `pipeline` would print every traceback of every class it tried when a model cannot be loaded.
     model = AutoModelForImageTextToText.from_pretrained(
         args.model, dtype=args.dtype, attn_implementation=args.attn_implementation

@@ -83,6 +83,12 @@ def test_unknown_value_of_an_option_is_status_2(clip, option, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_wrong_path_is_told_before_the_model_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *args, **kwargs: pytest.fail("loaded"))
+    assert main(["ask", "none.mp4", "What?"]) == 1
+    assert "there is no such file" in capsys.readouterr().err
+
+
 def test_python_m_runs_it(clip):
     command = [sys.executable, "-m", "llava_next_video", "ask", clip, "What is moving?", "--device", "cpu"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
