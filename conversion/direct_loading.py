@@ -46,7 +46,7 @@ class OriginalFormat:
         return plan_settings(str(source), **options, **download).config.to_dict(), rest
 
     @staticmethod
-    def model(cls, source, *args, config=None, **kwargs):
+    def model(model_class, source, *args, config=None, **kwargs):
         """A model, or whatever else `from_pretrained` was asked to return."""
         download, options, rest = split_options(kwargs)
         plan = plan_conversion(str(source), **options, **download)
@@ -56,7 +56,7 @@ class OriginalFormat:
             config = LlavaNextVideoConfig.from_dict(plan.config.to_dict(), **changes)
         rest.setdefault("generation_config", plan.generation_config)
         state_dict = {tensor.name: tensor for tensor in plan.tensors}
-        loaded = cls.from_pretrained(None, *args, config=config, state_dict=state_dict, **rest)
+        loaded = model_class.from_pretrained(None, *args, config=config, state_dict=state_dict, **rest)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.name_or_path = model.config.name_or_path = str(source)
         return loaded

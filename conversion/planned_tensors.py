@@ -41,7 +41,7 @@ class PlannedTensor:
         result lacks are left out."""
         wanted = torch.Size(self.shape).numel()
         grows = wanted > self.source.num_elements
-        total = torch.zeros(self.shape[1], dtype=torch.float64) if grows else None
+        total = torch.zeros(self.shape[1] if grows else 0, dtype=torch.float64)
         for piece in self.source.pieces():
             if grows:
                 total += piece.view(-1, self.shape[1]).sum(0, dtype=torch.float64)

@@ -89,7 +89,7 @@ def plan_settings(source: str, recipe: Recipe | None = None, vision_tower: str |
 
     released = find_released(source)
     video_first = released.video_token_id < released.image_token_id if released else recipe.chat_template != "qwen_1_5"
-    max_length = int(recipe.context_length * recipe.rope_factor)
+    max_length = int(recipe.context_length * recipe.rope_factor)  # pyright: ignore  # `resolve` has filled both in
     tokenizer = prepare_tokenizer(folder, recipe.chat_template, max_length, video_first)
     settings = our_config(original, recipe, recipe.rope_factor, tower.config)
     text = settings["text_config"]

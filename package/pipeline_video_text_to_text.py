@@ -210,7 +210,7 @@ class VideoTextToTextPipeline(Pipeline):
 def unpack(inputs) -> tuple[str | list[dict], object]:
     """Split one input of the pipeline into its prompt (text or messages) and its videos, or None."""
     if isinstance(inputs, Chat):
-        return inputs.messages, None
+        return list(inputs.messages), None
     if isinstance(inputs, list | tuple) and inputs and is_valid_message(inputs[0]):
         return list(inputs), None
     if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], str):

@@ -47,7 +47,7 @@ def resized_sides(height: int, width: int, size: SizeDict) -> tuple[int, int]:
     (336, 597)
     """
     if size.shortest_edge is None:
-        return size.height, size.width
+        return size.height, size.width  # pyright: ignore  # then both sides are given
     short, long = sorted((height, width))
     longer = int(size.shortest_edge * long / short)
     return (size.shortest_edge, longer) if height <= width else (longer, size.shortest_edge)

@@ -135,7 +135,7 @@ class LlavaNextVideoImageProcessor(ExactPixelsMixin, TorchvisionBackend):
         top, left = (target_height - height) // 2, (target_width - width) // 2
         resized = self.resize(image, SizeDict(height=height, width=width), resample=resample)
         padded = tvF.pad(resized, [left, top, target_width - width - left, target_height - height - top])
-        return divide_to_patches(padded, tile_side)
+        return divide_to_patches(padded, tile_side)  # pyright: ignore  # tensors in, tensors out
 
 
 def pad_to_square(image: torch.Tensor, image_mean: list[float]) -> torch.Tensor:

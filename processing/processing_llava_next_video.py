@@ -19,7 +19,7 @@ class LlavaNextVideoProcessorKwargs(ProcessingKwargs, total=False):
     images_kwargs: LlavaNextVideoImagesKwargs
     videos_kwargs: LlavaNextVideoVideosKwargs
     # transformers 5.20 reads defaults only here; later versions read this too.
-    _defaults = {"text_kwargs": {"padding": False}, "common_kwargs": {"return_tensors": "pt"}}
+    _defaults = {"text_kwargs": {"padding": False}, "common_kwargs": {"return_tensors": "pt"}}  # pyright: ignore
 
 
 class LlavaNextVideoProcessor(ProcessorMixin):
