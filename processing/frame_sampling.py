@@ -17,7 +17,7 @@ def uniform_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:
     """
     if num_frames_in_video <= num_frames:
         return np.arange(num_frames_in_video)
-    return np.linspace(0, num_frames_in_video - 1, num_frames).astype(int)
+    return uniform_repeated_indices(num_frames_in_video, num_frames)
 
 
 def uniform_repeated_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:

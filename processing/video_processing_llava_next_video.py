@@ -56,7 +56,8 @@ class LlavaNextVideoVideoProcessor(ExactPixelsMixin, BaseVideoProcessor):
 
     `num_frames` frames of a file are taken by the rule `frame_sampling`; with `fps`, that many frames per second.
     Passing either to a call overrides the checkpoint's choice and samples frames given as arrays too;
-    `do_sample_frames=False` takes every frame of a file. Short videos give each frame once.
+    `do_sample_frames=False` takes every frame of a file. Short videos give each frame once, except by the rule
+    `"uniform_repeated"`.
 
     `exact_pixels=True`, given to `from_pretrained`, computes pixels to the last bit as the original does, more slowly.
     """
@@ -90,13 +91,14 @@ class LlavaNextVideoVideoProcessor(ExactPixelsMixin, BaseVideoProcessor):
         for name, value in (("num_frames", num_frames), ("fps", fps)):
             if value is not None and value <= 0:
                 raise ValueError(f"The video processor got {name}={value}; it has to be greater than 0.")
-        if num_frames is None and fps is None:
+        asked_for = num_frames is not None or fps is not None
+        if not asked_for:
             num_frames, fps = self.num_frames, self.fps
         sample_files = kwargs.pop("do_sample_frames", None)
         sample_arrays = sample_files
         if sample_files is None:
             sample_files = True
-            sample_arrays = self.do_sample_frames or "num_frames" in kwargs or "fps" in kwargs
+            sample_arrays = self.do_sample_frames or asked_for
         choose = partial(
             self.sample_frames,
             num_frames=num_frames if fps is None or both else None,

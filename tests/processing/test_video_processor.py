@@ -59,6 +59,7 @@ def test_sampling_of_the_checkpoint_is_saved_and_used(processor, clip, tmp_path)
 def test_frames_are_taken_as_they_are_unless_sampling_is_asked_for(processor):
     frames = random_frames(50)
     assert len(chosen(processor, frames)) == 50
+    assert len(chosen(processor, frames, num_frames=None, fps=None)) == 50
     assert chosen(processor, frames, num_frames=3) == [0, 24, 49]
     assert chosen(processor, frames, fps=1, video_metadata={"fps": 25.0, "total_num_frames": 50}) == [0, 25]
 
