@@ -404,7 +404,7 @@ def save(model: nn.Module, tokenizer, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("package/demo_checkpoint"))
-    parser.add_argument("--steps", type=int, nargs=2, default=(2000, 3000), metavar=("EYES", "WORDS"))
+    parser.add_argument("--steps", type=int, nargs=2, default=(3000, 3000), metavar=("EYES", "WORDS"))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

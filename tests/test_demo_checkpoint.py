@@ -31,7 +31,7 @@ def pipe():
 def test_most_answers_about_new_clips_are_right(guesser):
     for kind, (right, asked) in measure(guesser, NUM_CLIPS, shuffle=False).items():
         assert asked >= NUM_CLIPS
-        assert right / asked >= 0.94, kind  # 98.5 % or more of 400 clips; so small a sample may lose a few more
+        assert right / asked >= 0.94, kind  # 99.5 % or more of 400 clips; so small a sample may lose a few more
 
 
 def test_direction_and_order_are_guesses_when_the_frames_are_shuffled(guesser):
