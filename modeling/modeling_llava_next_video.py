@@ -10,10 +10,19 @@ Shape letters: B batch, L sequence, F frames, T image tiles, P patches, h x w gr
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
-from transformers import AutoModel, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    Cache,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SuppressTokensLogitsProcessor,
+)
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
@@ -26,6 +35,17 @@ from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video
 
 
 logger = logging.get_logger(__name__)
+
+
+@cache
+def register_older_weight_names():
+    """Let transformers rename the weights of older checkpoints (`language_model.model.*`, ...) for our classes too.
+
+    Its renamings lead to our parameter names, but are applied to classes outside the library only where they are
+    registered. Listing them compiles a thousand patterns of all its models, so this waits for the first model.
+    """
+    renamings = get_checkpoint_conversion_mapping(LlavaNextVideoConfig.model_type)
+    register_checkpoint_conversion_mapping(LlavaNextVideoConfig.model_type, renamings, overwrite=True)
 
 
 @dataclass
@@ -111,6 +131,10 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    def __init__(self, config: LlavaNextVideoConfig):
+        register_older_weight_names()
+        super().__init__(config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -500,11 +524,12 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
             video_hidden_states=outputs.video_hidden_states,
         )
 
-
-# transformers' own renamings of older checkpoints (`language_model.model.*`, `vision_tower.vision_model.*`, ...) lead
-# to our parameter names too, but are applied to classes outside the library only where they are registered.
-register_checkpoint_conversion_mapping(
-    LlavaNextVideoConfig.model_type,
-    get_checkpoint_conversion_mapping(LlavaNextVideoConfig.model_type),
-    overwrite=True,
-)
+    def _get_candidate_generator(self, *, logits_processor: LogitsProcessorList, **kwargs):
+        # Prompt lookup proposes what followed the same words earlier in the prompt, which may be placeholders; in the
+        # first step, which brings the features, those would be more placeholders than features. This keeps them out
+        # of proposals only: what the model itself may answer is not touched.
+        placeholders = [self.config.image_token_index, self.config.video_token_index]
+        no_placeholders = SuppressTokensLogitsProcessor(placeholders, device=self.device)
+        return super()._get_candidate_generator(
+            logits_processor=LogitsProcessorList([*logits_processor, no_placeholders]), **kwargs
+        )

@@ -23,7 +23,8 @@ class ExactPixelsMixin:
         height, width = resized_sides(*image.shape[-2:], size)
         pictures = image.movedim(-3, -1).reshape(-1, *image.shape[-2:], 3).to(torch.uint8).cpu().numpy()
         resized = [Image.fromarray(picture).resize((width, height), resample) for picture in pictures]
-        return torch.from_numpy(np.stack(resized)).movedim(-1, -3).reshape(*image.shape[:-2], height, width)
+        resized = torch.from_numpy(np.stack(resized)).to(image.device)
+        return resized.movedim(-1, -3).reshape(*image.shape[:-2], height, width)
 
     def rescale_and_normalize(
         self, images: torch.Tensor, do_rescale, rescale_factor, do_normalize, image_mean, image_std
@@ -35,8 +36,8 @@ class ExactPixelsMixin:
         if do_rescale:
             images = (images.double() * rescale_factor).float()
         if do_normalize:
-            mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (image_mean, image_std))
-            images = (images - mean) / std
+            mean, std = (images.new_tensor(values, dtype=torch.float32) for values in (image_mean, image_std))
+            images = (images - mean[:, None, None]) / std[:, None, None]
         return images
 
 

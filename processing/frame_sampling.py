@@ -42,7 +42,7 @@ def fps_capped_indices(num_frames_in_video: int, fps_of_video: float, num_frames
 
 def whole_step(fps_of_video: float, fps: float) -> int:
     """Frames from one chosen frame to the next, at `fps` of them a second; rounded as in the original (12.5 to 12)."""
-    return max(round(fps_of_video / fps), 1)
+    return max(round(min(fps_of_video / fps, 1e9)), 1)
 
 
 def time_instruction(indices, num_frames_in_video: int, fps_of_video: float, one_per_second: bool) -> str:
@@ -83,7 +83,7 @@ def fps_indices(num_frames_in_video: int, fps_of_video: float, fps: float) -> np
     >>> fps_indices(100, 25.0, 1).tolist()
     [0, 25, 50, 75]
     """
-    step = max(fps_of_video / fps, 1.0)
+    step = min(max(fps_of_video / fps, 1.0), num_frames_in_video)
     # The small constant keeps a product such as 2.9999999999999996 from losing a frame.
     count = int(np.ceil(num_frames_in_video / step - 1e-6))
     return np.floor(np.arange(count) * step + 1e-6).astype(int)

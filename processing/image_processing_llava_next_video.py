@@ -3,6 +3,9 @@
 Sources: `process_anyres_image`, `process_images` and `expand2square` in llava/mm_utils.py of LLaVA-NeXT.
 """
 
+import os
+from pathlib import Path
+
 import torch
 from torchvision.transforms.v2 import functional as tvF
 from transformers import BatchFeature
@@ -19,6 +22,9 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 
 from .exact_pixels import ExactPixelsMixin
+from .local_code import LocalCodeMixin
+from .video_reading import read_picture
+from .video_sources import LimitsMixin, scheme_of
 
 
 class LlavaNextVideoImagesKwargs(ImagesKwargs, total=False):
@@ -31,7 +37,7 @@ class LlavaNextVideoImagesKwargs(ImagesKwargs, total=False):
     image_aspect_ratio: str
 
 
-class LlavaNextVideoImageProcessor(ExactPixelsMixin, TorchvisionBackend):
+class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin, TorchvisionBackend):
     """Turns images into `pixel_values` (images, tiles, 3, height, width), float32, and `image_sizes` (images, 2).
 
     With `image_aspect_ratio="anyres"` (or `"anyres_max_N"`) the first tile is an overview of the whole image, and the
@@ -39,6 +45,8 @@ class LlavaNextVideoImageProcessor(ExactPixelsMixin, TorchvisionBackend):
     are filled up with zeros (`do_pad`). With `"pad"` and `"square"` there is one tile.
 
     `exact_pixels=True`, given to `from_pretrained`, computes pixels to the last bit as the original does, more slowly.
+
+    `limits` are how much reading one picture may cost, as in [`LlavaNextVideoVideoProcessor`].
 
     It is saved as the built-in's `LlavaNextImageProcessor`, so that the built-in can read it.
     """
@@ -63,6 +71,15 @@ class LlavaNextVideoImageProcessor(ExactPixelsMixin, TorchvisionBackend):
 
     def to_dict(self) -> dict:
         return {**super().to_dict(), "image_processor_type": "LlavaNextImageProcessor"}
+
+    def fetch_images(self, image_url_or_urls):
+        """Read pictures given as paths, URLs or data URIs, within the limits."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(image) for image in image_url_or_urls]
+        text = image_url_or_urls
+        if isinstance(text, str | Path) and (scheme_of(str(text)) is not None or os.path.isfile(text)):
+            return read_picture(text, self.limits)
+        return super().fetch_images(image_url_or_urls)
 
     def _preprocess(
         self,

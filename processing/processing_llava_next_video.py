@@ -3,6 +3,7 @@
 
 import re
 
+import torch
 from transformers import AutoTokenizer, BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
@@ -11,7 +12,24 @@ from .token_counting import image_token_count, video_token_count
 from .video_processing_llava_next_video import (
     LlavaNextVideoVideoProcessor,
     LlavaNextVideoVideosKwargs,
+    ProcessedVideo,
     as_list_of_videos,
+)
+
+
+# Arguments of `from_pretrained` that are for models. `pipeline` passes them to processors too, where a tokenizer would
+# keep them and fail to save them.
+MODEL_ARGUMENTS = (
+    "attn_implementation",
+    "device_map",
+    "dtype",
+    "low_cpu_mem_usage",
+    "max_memory",
+    "offload_folder",
+    "quantization_config",
+    "torch_dtype",
+    "tp_plan",
+    "use_safetensors",
 )
 
 
@@ -91,6 +109,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        kwargs = {name: value for name, value in kwargs.items() if name not in MODEL_ARGUMENTS}
         # Built directly: the Auto classes would pick the built-in's classes, or recurse for ever on checkpoints that
         # have only a `preprocessor_config.json`.
         return [
@@ -137,8 +156,33 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             text = [re.sub(rf"({spaced})(?!{tokens}|$)", r"\1 ", prompt, flags=re.DOTALL) for prompt in text]
         return images, text, None if videos is None else as_list_of_videos(videos), audio
 
-    def _process_videos(self, videos: list, **kwargs) -> tuple[BatchFeature, list[str]]:
+    def process_videos(self, videos, **kwargs) -> list[ProcessedVideo]:
+        """Read and prepare videos once, to write several prompts about them.
+
+        Args:
+            videos: whatever the processor takes as `videos`.
+            kwargs: how they are read and prepared, as in a call of the processor.
+        """
+        kwargs = self._merge_kwargs(LlavaNextVideoProcessorKwargs, **kwargs)["videos_kwargs"]
         processed = self.video_processor(videos, **{**kwargs, "return_metadata": True})
+        return [ProcessedVideo(*pair) for pair in zip(processed["pixel_values_videos"], processed["video_metadata"])]
+
+    def _process_videos(self, videos: list, **kwargs) -> tuple[BatchFeature, list[str]]:
+        if not any(isinstance(video, ProcessedVideo) for video in videos):
+            processed = self.video_processor(videos, **{**kwargs, "return_metadata": True})
+        else:
+            done = [
+                video if isinstance(video, ProcessedVideo) else self.process_videos(video, **kwargs)[0]
+                for video in videos
+            ]
+            pixel_values = [video.pixel_values for video in done]
+            alike = len({pixels.shape for pixels in pixel_values}) == 1
+            processed = BatchFeature(
+                {
+                    "pixel_values_videos": torch.stack(pixel_values) if alike else pixel_values,
+                    "video_metadata": [video.metadata for video in done],
+                }
+            )
         replacements = [self.replace_video_token(processed, index, **kwargs) for index in range(len(videos))]
         return processed, replacements
 

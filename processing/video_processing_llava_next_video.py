@@ -1,6 +1,7 @@
 """Videos for LLaVA-NeXT-Video: read files, choose frames, and turn them into pixel values."""
 
 import mimetypes
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,8 +15,8 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
     ChannelDimension,
     PILImageResampling,
+    SizeDict,
     infer_channel_dimension_format,
-    load_image,
 )
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -31,7 +32,26 @@ from .frame_sampling import (
     uniform_repeated_indices,
     whole_step,
 )
-from .video_reading import is_video_source, read_video
+from .local_code import LocalCodeMixin
+from .video_reading import read_picture, read_video
+from .video_sources import LimitsMixin, ReadingLimits, is_video_source
+
+
+SAMPLING_RULES = ("uniform", "uniform_repeated", "fps_capped", "legacy")
+
+
+@dataclass
+class ProcessedVideo:
+    """A video that was read and prepared before; it can stand wherever the processor takes a video.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape (frames, 3, height, width)): what the model takes. On the meta device,
+            without values, it is enough to write prompts with.
+        metadata (`VideoMetadata`): of the file, with the indices of the frames.
+    """
+
+    pixel_values: torch.Tensor
+    metadata: VideoMetadata
 
 
 class LlavaNextVideoVideosKwargs(VideosKwargs, total=False):
@@ -42,11 +62,11 @@ class LlavaNextVideoVideosKwargs(VideosKwargs, total=False):
     time_instruction (`bool`): whether prompts say how long the video is and when its frames were taken.
     """
 
-    frame_sampling: Literal["uniform", "uniform_repeated", "fps_capped", "legacy"]
+    frame_sampling: Literal[SAMPLING_RULES]
     time_instruction: bool
 
 
-class LlavaNextVideoVideoProcessor(ExactPixelsMixin, BaseVideoProcessor):
+class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin, BaseVideoProcessor):
     """Turns videos into `pixel_values_videos`: (videos, frames, 3, height, width), float32, or a list of
     (frames, 3, height, width) when the videos differ in their number of frames.
 
@@ -60,6 +80,9 @@ class LlavaNextVideoVideoProcessor(ExactPixelsMixin, BaseVideoProcessor):
     `"uniform_repeated"`.
 
     `exact_pixels=True`, given to `from_pretrained`, computes pixels to the last bit as the original does, more slowly.
+
+    `limits` are how much reading one video may cost. They belong to whoever runs the processor and are not saved:
+    `processor.video_processor.limits = ReadingLimits(max_decode_seconds=20)`.
     """
 
     valid_kwargs = LlavaNextVideoVideosKwargs
@@ -89,8 +112,12 @@ class LlavaNextVideoVideoProcessor(ExactPixelsMixin, BaseVideoProcessor):
                 f"The video processor got num_frames={num_frames} and fps={fps}; both choose the frames, pass one."
             )
         for name, value in (("num_frames", num_frames), ("fps", fps)):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # NaN is not either
                 raise ValueError(f"The video processor got {name}={value}; it has to be greater than 0.")
+        if frame_sampling not in SAMPLING_RULES:
+            raise ValueError(
+                f"The video processor got frame_sampling={frame_sampling!r}; it has to be one of {SAMPLING_RULES}."
+            )
         asked_for = num_frames is not None or fps is not None
         if not asked_for:
             num_frames, fps = self.num_frames, self.fps
@@ -114,9 +141,9 @@ class LlavaNextVideoVideoProcessor(ExactPixelsMixin, BaseVideoProcessor):
                 f"The video processor got {len(videos)} videos and video_metadata of {len(metadata)}; pass one each."
             )
         frames_and_metadata = [
-            read_video(video, choose if sample_files else None)
+            read_video(video, choose if sample_files else None, self.limits)
             if is_video_source(video)
-            else sample_array(video, known, choose if sample_arrays else None)
+            else sample_array(video, known, choose if sample_arrays else None, self.limits)
             for video, known in zip(videos, metadata)
         ]
         return super().preprocess(
@@ -170,11 +197,38 @@ class LlavaNextVideoVideoProcessor(ExactPixelsMixin, BaseVideoProcessor):
             metadata.frames_indices, metadata.total_num_frames, metadata.fps, one_per_second=one_per_second
         )
 
-    def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **kwargs) -> BatchFeature:
-        processed = super()._preprocess(videos, return_tensors=None, **kwargs)["pixel_values_videos"]
+    def _preprocess(
+        self,
+        videos: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        resample,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        return_tensors=None,
+        **kwargs,
+    ) -> BatchFeature:
+        # One video after another: videos are rarely alike, and stacking them would copy every full-size frame.
+        processed = []
+        for frames in videos:  # (frames, 3, height, width)
+            if do_resize:
+                frames = self.resize(frames, size, resample=resample)
+            if do_center_crop:
+                frames = self.center_crop(frames, crop_size)
+            # Rows of a channel lie together from here on, as the tower wants them; as bytes that is a small copy.
+            frames = frames.contiguous()
+            processed.append(
+                self.rescale_and_normalize(frames, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+            )
+        if len(processed) == 1 and return_tensors is not None:
+            return BatchFeature({"pixel_values_videos": processed[0][None]}, tensor_type=return_tensors)
         ragged = len({len(video) for video in processed}) > 1
-        data = {"pixel_values_videos": list(processed)}
-        return BatchFeature(data, tensor_type=None if ragged else return_tensors)
+        return BatchFeature({"pixel_values_videos": processed}, tensor_type=None if ragged else return_tensors)
 
 
 def as_list_of_videos(videos) -> list:
@@ -184,10 +238,12 @@ def as_list_of_videos(videos) -> list:
         ValueError: a list is empty.
         TypeError: something in it is not a video.
     """
-    if is_video_source(videos):
+    if is_video_source(videos) or isinstance(videos, ProcessedVideo):
         return [videos]
-    if isinstance(videos, np.ndarray | torch.Tensor) and videos.ndim in (3, 4, 5):
-        return list(videos) if videos.ndim == 5 else [videos if videos.ndim == 4 else videos[None]]
+    if isinstance(videos, np.ndarray | torch.Tensor):
+        if videos.ndim in (3, 4):
+            return [videos if videos.ndim == 4 else videos[None]]
+        videos = list(videos) if videos.ndim == 5 else videos
     if isinstance(videos, Image.Image):
         return [[videos]]
     if not isinstance(videos, list | tuple):
@@ -211,17 +267,19 @@ def is_frame(value) -> bool:
     return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3)
 
 
-def sample_array(video, metadata, choose) -> tuple[np.ndarray | torch.Tensor, VideoMetadata]:
+def sample_array(video, metadata, choose, limits: ReadingLimits) -> tuple[np.ndarray | torch.Tensor, VideoMetadata]:
     """Frames given by the user, all or (with `choose`) some of them, as one array, and their metadata."""
     if isinstance(video, list):
-        frames = [load_image(str(frame)) if isinstance(frame, str | Path) else frame for frame in video]
+        frames = [read_picture(frame, limits) if isinstance(frame, str | Path) else frame for frame in video]
         frames = [torch.as_tensor(np.array(f) if isinstance(f, Image.Image) else f) for f in frames]
         shapes = {tuple(frame.shape) for frame in frames}
         if len(shapes) > 1:
             raise ValueError(f"The frames of one video have to be of one size, but they are {sorted(shapes)}.")
         video = torch.stack(frames)
-    if len(video) == 0:
-        raise ValueError(f"The video processor got a video of shape {list(video.shape)}, which has no frames.")
+    if 0 in video.shape:
+        raise ValueError(
+            f"The video processor got a video of shape {list(video.shape)}, which has no frames or no pixels."
+        )
     given = dict(metadata or {})
     metadata = VideoMetadata(**{**given, "total_num_frames": given.get("total_num_frames") or len(video)})
     if metadata.frames_indices is None:
@@ -239,8 +297,7 @@ def sample_array(video, metadata, choose) -> tuple[np.ndarray | torch.Tensor, Vi
 
 
 def channels_first(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """(frames, height, width, 3) or (frames, 3, height, width) -> (frames, 3, height, width)."""
+    """(frames, height, width, 3) or (frames, 3, height, width) -> (frames, 3, height, width), without copying pixels:
+    colours that lie side by side, as the reader returns them, are what resizing is fastest on."""
     frames = torch.as_tensor(np.ascontiguousarray(frames) if isinstance(frames, np.ndarray) else frames)
-    if infer_channel_dimension_format(frames) == ChannelDimension.LAST:
-        frames = frames.movedim(-1, 1)
-    return frames.contiguous()
+    return frames.movedim(-1, 1) if infer_channel_dimension_format(frames) == ChannelDimension.LAST else frames

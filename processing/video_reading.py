@@ -2,230 +2,441 @@
 
 A video is read in two steps. First the packets are listed without decoding, which gives the true number of frames,
 their timestamps and the keyframes, whatever the file's header says. Then the chosen frames are decoded in order; the
-reader seeks only when the next chosen frame lies behind a later keyframe. Files whose packets cannot be trusted
-(no timestamps, or packets that are not frames) are decoded from the start and counted instead.
+reader seeks only when the next chosen frame lies behind a later keyframe, skips frames that no other is predicted from,
+and compares every frame that passes with the list. Files whose packets cannot be trusted (no timestamps, packets that
+are not frames, frames that cannot be decoded because the file begins in the middle) are decoded from the start and
+counted instead.
 """
 
-import base64
-import binascii
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from io import BytesIO
+from fractions import Fraction
 from itertools import chain
-from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
-from urllib.parse import unquote_to_bytes
-from urllib.request import urlopen
 
 import av
+import av.filter
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from PIL import Image, ImageOps
 from transformers.utils.logging import tqdm
 from transformers.video_utils import VideoMetadata
 
+from .video_sources import (
+    DEFAULT_LIMITS,
+    Deadline,
+    OverLimit,
+    ReadingLimits,
+    Unreadable,
+    VideoSource,
+    hold,
+    named_errors,
+    open_source,
+)
 
-VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO
+
 ChooseFrames = Callable[[VideoMetadata], Sequence[int]]
+PILLOW_ERRORS = (OSError, EOFError, SyntaxError)  # of broken files
 
 
-class VideoReadError(ValueError):
-    """A video could not be read; the message names the video and the reason."""
-
-
-def is_video_source(value) -> bool:
-    """Whether `value` is something `read_video` opens, rather than frames."""
-    return isinstance(value, str | Path | bytes | bytearray | memoryview) or hasattr(value, "read")
-
-
-def read_video(source: VideoSource, choose_frames: ChooseFrames | None = None) -> tuple[np.ndarray, VideoMetadata]:
+def read_video(
+    source: VideoSource,
+    choose_frames: ChooseFrames | None = None,
+    limits: ReadingLimits = DEFAULT_LIMITS,
+) -> tuple[np.ndarray, VideoMetadata]:
     """Read frames of one video, turned upright.
 
+    A picture is a video of one frame. Of several video streams, FFmpeg's choice is read, the default one before
+    others; the cover of a song is no video. Frames are as wide as they are stored, also where pixels are not square;
+    transparency is dropped; frames of another size than the first one chosen are scaled to its size.
+
     Args:
-        source: a path, an http(s) URL, a data URI, the bytes of a file, or a binary file object that can seek.
+        source: a path, an http(s) URL, a data URI, the bytes of a file, or a binary file object.
         choose_frames: gets the metadata, with the true `total_num_frames`, and returns the indices to read (0-based,
             ascending); all frames when it is not given.
+        limits: how much the video may cost.
 
     Returns:
         Frames (num_frames, height, width, 3), uint8, RGB, and the metadata with `frames_indices` filled in.
 
     Raises:
-        VideoReadError: the video is missing, has no video stream or no frames, or cannot be decoded.
+        VideoReadError: the video is missing, has no video stream or no frames, or cannot be decoded;
+            `VideoLimitError` when it would cost more than `limits` allow.
         ValueError: `choose_frames` returned frames that the video does not have, none, or not in order.
         TypeError: `source` is none of the above.
     """
-    name = describe(source)
+    file = open_source(source, limits)
     try:
-        file = open_source(source)
-        try:
-            return VideoReader(file).read(choose_frames)
-        except PacketsAreNotFrames:
-            return CountingReader(file).read(choose_frames)
-    except (av.FFmpegError, OSError) as error:
-        reason = error.strerror or error
-        raise VideoReadError(f"Could not read the video {name}: {reason}.") from error
-    except EmptyVideo as error:
-        raise VideoReadError(f"Could not read the video {name}: {error}.") from error
+        with named_errors(source):
+            guarded = GuardedFile(file, limits)
+            if is_animated_webp(guarded):
+                return WebPReader(guarded, limits).read(choose_frames)
+            try:
+                return VideoReader(guarded, limits).read(choose_frames)
+            except PacketsAreNotFrames:
+                return CountingReader(guarded, limits).read(choose_frames)
+    finally:
+        if file is not source:
+            file.close()
 
 
-class EmptyVideo(Exception):
-    """The file opens but holds no frames."""
+def read_picture(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Read a picture that is to be a frame, in RGB and upright, with the errors of `read_video`."""
+    file = open_source(source, limits)
+    try:
+        with (
+            named_errors(source, *PILLOW_ERRORS, Image.DecompressionBombError, ValueError),
+            Image.open(file) as picture,
+        ):
+            check_pixels(picture.height, picture.width, limits)
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    finally:
+        if file is not source:
+            file.close()
 
 
 class PacketsAreNotFrames(Exception):
     """The list of packets does not say which frames the decoder will return."""
 
 
+class GuardedFile:
+    """What FFmpeg sees of a file: its bytes, without a name to guess from, until the deadline."""
+
+    def __init__(self, file: BinaryIO, limits: ReadingLimits):
+        self.file = file
+        self.deadline = Deadline(limits.max_decode_seconds, "max_decode_seconds", "reading it")
+        self.failure = None
+
+    def read(self, size: int) -> bytes:
+        # FFmpeg stops at the end of a file on every path; errors it may try to read past. `check` tells why.
+        if self.failure is not None or self.deadline.passed:
+            return b""
+        try:
+            data = self.file.read(size)
+            if not isinstance(data, bytes) or len(data) > size:
+                raise TypeError(f"read({size}) returned {len(data)} characters or bytes, not bytes and no more")
+            return data
+        except Exception as error:  # of the user's file object
+            self.failure = error
+            return b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self.file.seek(offset, whence)
+        except Exception as error:
+            self.failure = error
+            return -1
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def check(self):
+        """Raise what ended the file early, if something did."""
+        if self.failure is not None:
+            raise Unreadable(f"reading its file object failed: {self.failure!r}") from self.failure
+        self.deadline.check()
+
+
 class VideoReader:
     """Reads frames by timestamp, from a list of packets made beforehand."""
 
-    def __init__(self, file: str | BinaryIO):
-        self.file = file
+    def __init__(self, file: GuardedFile, limits: ReadingLimits):
+        self.file, self.limits = file, limits
 
     def read(self, choose_frames: ChooseFrames | None) -> tuple[np.ndarray, VideoMetadata]:
-        with self.open() as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise EmptyVideo("it has no video stream")
-            stream.thread_type = "AUTO"
-            self.scan(container, stream)
-            if self.num_frames == 0:
-                raise EmptyVideo("its video stream has no frames")
-            metadata = self.metadata(container, stream)
-            indices = [int(index) for index in (choose_frames(metadata) if choose_frames else range(self.num_frames))]
-            if not indices or indices != sorted(indices) or indices[0] < 0 or indices[-1] >= self.num_frames:
-                raise ValueError(
-                    f"Frames {indices} were chosen from a video of {self.num_frames} frames; choose at least one, "
-                    f"in ascending order, from 0 to {self.num_frames - 1}."
-                )
-            frames = stack_upright(self.decode(container, stream, indices), len(indices))
+        try:
+            with self.open() as container:
+                stream = self.stream_of(container)
+                self.scan(container, stream)
+                metadata = self.metadata(container, stream)
+                indices = choose(choose_frames, metadata)
+                frames = self.stack_upright(self.decode(container, stream, indices), len(indices))
+        except (av.FFmpegError, MemoryError) as error:
+            self.file.check()
+            reason = getattr(error, "strerror", None) or str(error) or "out of memory"
+            if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of frames that are too large, too
+                reason += f", or its frames are over max_frame_pixels={self.limits.max_frame_pixels}"
+            raise Unreadable(f"{reason}; it is damaged, cut off or not a video") from error
         metadata.height, metadata.width = frames.shape[1:3]
         metadata.frames_indices = indices
         return frames, metadata
 
     def open(self) -> av.container.InputContainer:
-        if not isinstance(self.file, str):
-            self.file.seek(0)
-        return av.open(self.file)
-
-    def metadata(self, container, stream) -> VideoMetadata:
-        duration_seconds = container.duration / av.time_base if container.duration else None
-        rate = stream.average_rate or stream.guessed_rate
-        fps = float(rate) if rate else (self.num_frames / duration_seconds if duration_seconds else None)
-        if duration_seconds is None and fps:
-            duration_seconds = self.num_frames / fps
-        return VideoMetadata(
-            total_num_frames=self.num_frames,
-            fps=fps,
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
-            duration=duration_seconds,
-            video_backend="pyav",
+        self.file.seek(0)
+        self.file.check()
+        return av.open(
+            self.file,
+            # Playlists may not open other files or addresses: no protocol is called "none".
+            options={"protocol_whitelist": "none", "max_pixels": str(self.limits.max_frame_pixels)},
+            metadata_errors="ignore",
+            timeout=self.file.deadline.seconds_left(),
         )
+
+    def stream_of(self, container):
+        """The stream to read."""
+        streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        if not streams:
+            raise Unreadable("it has no video stream")
+        best = container.streams.best("video")
+        stream = best if best in streams else streams[0]
+        context = stream.codec_context
+        if context is None:
+            raise Unreadable("this build of PyAV has no decoder for its video stream")
+        check_pixels(context.height, context.width, self.limits)
+        context.options = {"max_pixels": str(self.limits.max_frame_pixels)}
+        stream.thread_type = "AUTO"
+        return stream
+
+    def packets(self, container, stream) -> Iterator[av.Packet]:
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except IndexError:  # behind the last packet, PyAV may trip over streams that appeared on the way
+                return
+            self.file.check()
+            if packet is None:
+                return
+            yield packet
+
+    def frames(self, container, stream) -> Iterator[av.VideoFrame]:
+        for packet in self.packets(container, stream):
+            yield from packet.decode()
 
     def scan(self, container, stream):
         """List the frames' timestamps in presentation order, and those of the keyframes, without decoding."""
         timestamps, keyframes = [], []
-        for packet in container.demux(stream):
+        for packet in self.packets(container, stream):
             if packet.size == 0 or packet.is_discard:  # end of the stream; frames cut off by an edit list
                 continue
             if packet.pts is None:
                 raise PacketsAreNotFrames
             timestamps.append(packet.pts)
+            self.check_num_frames(len(timestamps))
             if packet.is_keyframe:
                 keyframes.append(packet.pts)
         self.timestamps, self.keyframes = sorted(timestamps), sorted(keyframes)
         self.num_frames = len(timestamps)
-        if len(set(timestamps)) < self.num_frames:
+        # Frames before the first keyframe need one that is missing.
+        if len(set(timestamps)) < self.num_frames or self.timestamps[:1] != self.keyframes[:1]:
             raise PacketsAreNotFrames
+
+    def metadata(self, container, stream) -> VideoMetadata:
+        if self.num_frames == 0:
+            raise Unreadable("its video stream has no frames")
+        fps = self.fps(stream)
+        return VideoMetadata(
+            total_num_frames=self.num_frames,
+            fps=fps,
+            width=stream.codec_context.width,
+            height=stream.codec_context.height,
+            duration=self.num_frames / fps if fps else None,
+            video_backend="pyav",
+        )
+
+    def fps(self, stream) -> float | None:
+        """Frames per second on average: what the header says, unless the timestamps tell otherwise."""
+        rate = stream.average_rate or stream.guessed_rate
+        stated = float(rate) if rate and rate > 0 else None
+        ticks = self.timestamps[-1] - self.timestamps[0] if self.timestamps else 0
+        if not ticks or not stream.time_base:
+            return stated
+        measured = float((len(self.timestamps) - 1) / (ticks * stream.time_base))
+        # The header's is exact where it is right: timestamps are rounded, and do not say how long the last frame is.
+        return stated if stated and abs(stated - measured) < 0.1 * measured else measured
 
     def decode(self, container, stream, indices: list[int]) -> Iterator[av.VideoFrame]:
         """Yield the frame of each index."""
-        container.seek(self.timestamps[0], stream=stream)
-        frames = container.decode(stream)
-        frame, reached = None, 0  # the frame last decoded, and the keyframe (its number) it was decoded from
+        wanted = {self.timestamps[index] for index in indices}
+        self.seek(container, stream, self.timestamps[0])
+        frames = self.needed_frames(container, stream, wanted)
+        first, number, frame = 0, -1, None  # where decoding began; the frame last decoded
         for index in indices:
-            wanted = self.timestamps[index]
-            start = bisect_right(self.keyframes, wanted) - 1
-            if start > reached and (frame is None or frame.pts < self.keyframes[start]):
-                container.seek(self.keyframes[start], stream=stream)
-                frames = container.decode(stream)
-                reached = start
-            while frame is None or frame.pts is None or frame.pts < wanted:
+            keyframe = self.keyframes[bisect_right(self.keyframes, self.timestamps[index]) - 1]
+            number_of_keyframe = bisect_left(self.timestamps, keyframe)
+            if number < number_of_keyframe and first < number_of_keyframe:
+                self.seek(container, stream, keyframe)
+                frames = self.needed_frames(container, stream, wanted)
+                first, number = number_of_keyframe, number_of_keyframe - 1
+            while number < index:
                 frame = next(frames, None)
-                if frame is None:
+                if frame is None or frame.pts is None:
                     raise PacketsAreNotFrames
-            if frame.pts != wanted:
-                raise PacketsAreNotFrames
+                if number < first and frame.pts < self.timestamps[first]:
+                    continue  # comes before the keyframe, and may need frames that were skipped
+                passed, number = number, bisect_left(self.timestamps, frame.pts)
+                if not passed < number <= index or frame.pts != self.timestamps[number]:
+                    raise PacketsAreNotFrames
             yield frame
+
+    def needed_frames(self, container, stream, wanted: set[int]) -> Iterator[av.VideoFrame]:
+        """Decode the frames with the timestamps `wanted`, and those that others are predicted from."""
+        context = stream.codec_context
+        for packet in self.packets(container, stream):
+            context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
+            yield from packet.decode()
+
+    def seek(self, container, stream, timestamp: int):
+        try:
+            container.seek(timestamp, stream=stream)
+        except av.FFmpegError as error:  # the file cannot be sought in
+            raise PacketsAreNotFrames from error
+
+    def stack_upright(self, frames: Iterator[av.VideoFrame], num_frames: int) -> np.ndarray:
+        """Convert frames to RGB and turn them upright, (num_frames, height, width, 3); a bar shows when it takes
+        long."""
+        first = next(frames)
+        height, width = first.height, first.width
+        stacked = self.allocate(num_frames, height, width)
+        progress = tqdm(
+            chain([first], frames),
+            desc="Reading video",
+            total=num_frames,
+            delay=2,
+            leave=False,
+            disable=None,
+            unit="frame",
+        )
+        for position, frame in enumerate(progress):
+            self.file.check()
+            stacked[position] = frame.to_ndarray(format="rgb24", width=width, height=height)
+        return upright(stacked, first)
+
+    def allocate(self, num_frames: int, height: int, width: int) -> np.ndarray:
+        check_pixels(height, width, self.limits)
+        shape = (num_frames, height, width, 3)
+        num_bytes = num_frames * height * width * 3
+        if num_bytes > self.limits.max_result_bytes:
+            raise OverLimit(
+                f"{num_frames} frames of {height}x{width} pixels are {num_bytes} bytes, more than "
+                f"max_result_bytes={self.limits.max_result_bytes}; choose fewer frames, or raise this limit"
+            )
+        return np.empty(shape, dtype=np.uint8)
+
+    def check_num_frames(self, num_frames: int):
+        if num_frames > self.limits.max_frames:
+            raise OverLimit(f"it has more frames than max_frames={self.limits.max_frames}; cut it, or raise this limit")
 
 
 class CountingReader(VideoReader):
     """Reads frames by decoding all of them, twice: once to count them and once to pick."""
 
+    def frames(self, container, stream) -> Iterator[av.VideoFrame]:
+        begun = False
+        for packet in self.packets(container, stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                if begun:
+                    raise
+                continue  # a recording that begins in the middle: not decodable until the first keyframe
+            begun = begun or bool(frames)
+            yield from frames
+
     def scan(self, container, stream):
-        self.num_frames = sum(1 for _ in container.decode(stream))
+        self.timestamps = []
+        self.num_frames = 0
+        for frame in self.frames(container, stream):
+            self.num_frames += 1
+            self.check_num_frames(self.num_frames)
+            if frame.pts is not None:
+                self.timestamps.append(frame.pts)
+        if len(self.timestamps) < self.num_frames or self.timestamps != sorted(self.timestamps):
+            self.timestamps = []  # nothing can be measured
 
     def decode(self, container, stream, indices: list[int]) -> Iterator[av.VideoFrame]:
         with self.open() as container:
-            stream = container.streams.best("video")
-            stream.thread_type = "AUTO"
-            frames = enumerate(container.decode(stream))
-            number, frame = next(frames)
+            frames = enumerate(self.frames(container, self.stream_of(container)))
+            number, frame = -1, None
             for index in indices:
                 while number < index:
-                    number, frame = next(frames)
+                    number, frame = next(frames, (None, None))
+                    if number is None:
+                        raise Unreadable("it had fewer frames when it was decoded a second time")
                 yield frame
 
 
-def stack_upright(frames: Iterator[av.VideoFrame], num_frames: int) -> np.ndarray:
-    """Convert frames to RGB and turn them upright, (num_frames, height, width, 3); a bar shows when it takes long."""
-    first = next(frames)
-    # A stream may change its size on the way; a video for the model has one.
-    height, width = first.height, first.width
-    stacked = np.empty((num_frames, height, width, 3), dtype=np.uint8)
-    progress = tqdm(
-        chain([first], frames), desc="Reading video", total=num_frames, delay=2, leave=False, disable=None, unit="frame"
-    )
-    for position, frame in enumerate(progress):
-        stacked[position] = frame.to_ndarray(format="rgb24", width=width, height=height)
-    # `rotation` is how far the picture has to be turned counter-clockwise to be upright, in degrees.
-    return np.rot90(stacked, k=first.rotation // 90, axes=(1, 2))
+class WebPReader(CountingReader):
+    """Reads animated WebP, which FFmpeg does not decode, with Pillow."""
 
-
-def open_source(source: VideoSource) -> str | BinaryIO:
-    """Turn a source into a path or a file object that FFmpeg can read and seek."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        return BytesIO(source)
-    if not isinstance(source, str | Path):
-        if hasattr(source, "read"):
-            return source
-        raise TypeError(
-            f"A video cannot be read from {type(source).__name__}. "
-            "Pass a path, a URL, a data URI, bytes, a binary file object, or frames."
-        )
-    text = str(source)
-    if text.startswith(("http://", "https://")):
-        with urlopen(text) as response:
-            return BytesIO(response.read())
-    if text.startswith("data:"):
-        header, _, data = text.partition(",")
+    def read(self, choose_frames: ChooseFrames | None) -> tuple[np.ndarray, VideoMetadata]:
         try:
-            return BytesIO(
-                base64.b64decode(data, validate=True) if header.endswith(";base64") else unquote_to_bytes(data)
-            )
-        except binascii.Error as error:
-            raise VideoReadError(f"Could not read the video {describe(source)}: its base64 is broken.") from error
-    path = Path(source)
-    if not path.is_file():
-        what = "it is a folder" if path.is_dir() else "there is no such file"
-        raise VideoReadError(f"Could not read the video {describe(source)}: {what}.")
-    return text
+            return super().read(choose_frames)
+        except PILLOW_ERRORS as error:
+            raise Unreadable(str(error) or repr(error)) from error
+
+    def open(self) -> Image.Image:
+        self.file.seek(0)
+        data = hold(self.file.read, self.limits)
+        self.file.check()
+        width, height = (1 + int.from_bytes(data.getbuffer()[at : at + 3], "little") for at in (24, 27))
+        check_pixels(height, width, self.limits)  # before Pillow takes memory for a canvas
+        return Image.open(data, formats=["WEBP"])
+
+    def stream_of(self, container):
+        return SimpleNamespace(
+            average_rate=None, guessed_rate=None, time_base=Fraction(1, 1000), codec_context=container
+        )
+
+    def frames(self, container, stream) -> Iterator[av.VideoFrame]:
+        for number in range(container.n_frames):
+            self.file.check()
+            container.seek(number)
+            frame = av.VideoFrame.from_ndarray(np.asarray(container.convert("RGB")), format="rgb24")
+            frame.pts = container.info["timestamp"]
+            yield frame
 
 
-def describe(source) -> str:
-    """Name a source in a message: the path or URL, or what kind of data it is."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        return f"given as {len(source)} bytes"
-    if isinstance(source, str | Path):
-        text = str(source)
-        return f"given as a data URI of {len(text)} characters" if text.startswith("data:") else repr(text)
-    return f"given as {type(source).__name__} {getattr(source, 'name', '')}".rstrip()
+def is_animated_webp(file: GuardedFile) -> bool:
+    file.seek(0)
+    header = file.read(30)
+    file.check()
+    return len(header) == 30 and header[:4] == b"RIFF" and header[8:16] == b"WEBPVP8X" and bool(header[20] & 2)
+
+
+def check_pixels(height: int, width: int, limits: ReadingLimits):
+    if height * width > limits.max_frame_pixels:
+        raise OverLimit(
+            f"its frames of {height}x{width} pixels are over max_frame_pixels={limits.max_frame_pixels}; "
+            "make it smaller, or raise this limit"
+        )
+
+
+def choose(choose_frames: ChooseFrames | None, metadata: VideoMetadata) -> list[int]:
+    num_frames = metadata.total_num_frames
+    indices = [int(index) for index in (choose_frames(metadata) if choose_frames else range(num_frames))]
+    if not indices or indices != sorted(indices) or indices[0] < 0 or indices[-1] >= num_frames:
+        raise ValueError(
+            f"Frames {indices} were chosen from a video of {num_frames} frames; choose at least one, "
+            f"in ascending order, from 0 to {num_frames - 1}."
+        )
+    return indices
+
+
+def upright(frames: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Turn and mirror frames (num_frames, height, width, 3) as the display matrix of one of them says; by a quarter
+    turn or two, whatever the angle."""
+    # Asking for its side data ties a frame into a cycle: a small copy, which does not keep the decoder's threads alive.
+    small = without_exif(frame.reformat(width=16, height=16, format="rgb24"))
+    try:
+        matrix = np.frombuffer(bytes(small.side_data[SideDataType.DISPLAYMATRIX]), dtype=np.int32)
+    except KeyError:
+        return frames
+    except ValueError:  # one entry is of a kind that PyAV does not know; mirrored frames are not told then
+        return np.rot90(frames, k=round(frame.rotation / 90), axes=(1, 2))
+    a, b, _, c, d = matrix[:5].tolist()  # a pixel at (x, y) is shown at (a * x + c * y, b * x + d * y), and shifted
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        frames, a, d = frames.swapaxes(1, 2), c, b
+    return frames[:, :: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def without_exif(frame: av.VideoFrame) -> av.VideoFrame:
+    """A copy without EXIF, a kind of side data beside which PyAV 18 lists none."""
+    graph = av.filter.Graph()
+    size = {"width": frame.width, "height": frame.height}
+    start = graph.add_buffer(**size, format=frame.format.name, time_base=Fraction(1))
+    graph.link_nodes(start, graph.add("sidedata", "mode=delete:type=31"), graph.add("buffersink")).configure()
+    start.push(frame)
+    return graph.vpull()

@@ -1,9 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from llava_next_video import LlavaNextVideoVideoProcessor, VideoReadError
+from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoLimitError, VideoReadError
 from tests.tiny import random_frames, write_video
 
 
@@ -54,6 +56,27 @@ def test_sampling_of_the_checkpoint_is_saved_and_used(processor, clip, tmp_path)
     again.fps = 2
     assert len(chosen(again, clip)) == 8
     assert len(chosen(again, clip, num_frames=3)) == 3
+
+
+def test_limits_hold_for_every_call_and_are_not_of_the_checkpoint(processor, clip, tmp_path):
+    processor.limits = ReadingLimits(max_frames=99)
+    with pytest.raises(VideoLimitError, match="it has more frames than max_frames=99"):
+        processor(clip)
+    processor.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "video_preprocessor_config.json").read_text())
+    assert "limits" not in settings
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps({**settings, "limits": {"max_frames": 1}}))
+    assert LlavaNextVideoVideoProcessor.from_pretrained(tmp_path).limits == ReadingLimits()
+
+
+def test_limits_hold_for_pictures_that_are_frames(processor, tmp_path):
+    Image.fromarray(random_frames(1)[0]).save(tmp_path / "frame.png")
+    processor.limits = ReadingLimits(max_frame_pixels=24 * 32 - 1)
+    with pytest.raises(VideoLimitError, match="its frames of 24x32 pixels are over max_frame_pixels=767"):
+        processor([str(tmp_path / "frame.png")])
+    processor.limits = ReadingLimits()
+    with pytest.raises(VideoReadError, match=r"127\.0\.0\.1, which is not a public address"):
+        processor(["http://127.0.0.1:9/frame.png"])
 
 
 def test_frames_are_taken_as_they_are_unless_sampling_is_asked_for(processor):
@@ -110,7 +133,11 @@ def test_batch_may_mix_files_arrays_and_lengths(processor, clip):
         (7, {}, TypeError, "A video cannot be made of int. Pass a path"),
         (np.zeros((4, 4)), {}, TypeError, r"A video cannot be made of ndarray\[4, 4\]"),
         (np.zeros((0, 4, 4, 3)), {}, ValueError, r"a video of shape \[0, 4, 4, 3\], which has no frames"),
+        (np.zeros((1, 0, 4, 3)), {}, ValueError, r"a video of shape \[1, 0, 4, 3\], which has no frames or no pixels"),
         (random_frames(4), {"num_frames": 0}, ValueError, "got num_frames=0; it has to be greater than 0"),
+        (random_frames(4), {"fps": float("nan")}, ValueError, "got fps=nan; it has to be greater than 0"),
+        (random_frames(4), {"frame_sampling": "other"}, ValueError, "got frame_sampling='other'; it has to be one of"),
+        (["broken.png"], {}, VideoReadError, "'broken.png': there is no such file"),
         (random_frames(4), {"fps": -1}, ValueError, "got fps=-1; it has to be greater than 0"),
         (random_frames(4), {"fps": 1, "num_frames": 2}, ValueError, "num_frames=2 and fps=1; both choose the frames"),
         (random_frames(4), {"fps": 1}, ValueError, "by time, but the frame rate of the video is not known"),

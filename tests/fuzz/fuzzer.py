@@ -1,0 +1,174 @@
+"""A mutation fuzzer: change bytes of real videos, read them in a process of its own, and watch that process.
+
+Every mutant has a number, and the same number makes the same mutant of the same corpus. What may come out is frames or
+a `VideoReadError`; a crash, another exception, a read that takes too long or too much memory, and threads or files left
+open are failures, and the mutant is saved.
+"""
+
+import multiprocessing
+import os
+import random
+import resource
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from llava_next_video import ReadingLimits, VideoReadError, read_video
+
+
+SECONDS_PER_FILE = 30  # on a busy machine; the reader's own limit is below
+MEMORY_BYTES = 2**30  # above what the process takes before it reads anything
+LIMITS = ReadingLimits(max_decode_seconds=10, max_frame_pixels=2**22, max_frames=10_000, max_result_bytes=2**28)
+
+NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
+
+
+@dataclass
+class Outcome:
+    """What reading one mutant came to; `problem` is None when it was frames or the documented error."""
+
+    kind: str
+    problem: str | None = None
+
+
+def mutant(corpus: list[bytes], number: int) -> bytes:
+    """The mutant with this number: one file of the corpus after one to six changes."""
+    chance = random.Random(number)
+    data = bytearray(chance.choice(corpus))
+    for _ in range(chance.choice([1, 1, 2, 3, 6])):
+        if not data:
+            break
+        # Headers are short, and matter much.
+        end = len(data) if chance.random() < 0.7 else min(len(data), 512)
+        at = chance.randrange(end)
+        length = min(chance.choice([1, 2, 4, 16, 64, 1024]), len(data) - at)
+        match chance.choice(["flip", "number", "random", "cut", "remove", "repeat", "zero", "splice", "swap"]):
+            case "flip":
+                data[at] ^= 1 << chance.randrange(8)
+            case "number":
+                size = chance.choice([1, 2, 4, 8])
+                value = chance.choice(NUMBERS) & (1 << 8 * size) - 1
+                data[at : at + size] = value.to_bytes(size, chance.choice(["big", "little"]))
+            case "random":
+                data[at : at + length] = chance.randbytes(length)
+            case "cut":
+                del data[at:]
+            case "remove":
+                del data[at : at + length]
+            case "repeat":
+                data[at:at] = data[at : at + length] * chance.choice([1, 2, 50])
+            case "zero":
+                data[at : at + length] = bytes(length)
+            case "splice":
+                other = chance.choice(corpus)
+                start = chance.randrange(len(other))
+                data[at : at + length] = other[start : start + length]
+            case "swap":
+                other = chance.randrange(len(data))
+                data[at], data[other] = data[other], data[at]
+    return bytes(data)
+
+
+def read(data: bytes, number: int = 0) -> Outcome:
+    """Read a file as a model would, or every frame of it."""
+    total = None
+
+    def some(metadata):
+        nonlocal total
+        total = metadata.total_num_frames
+        return np.linspace(0, total - 1, min(total, 4)).astype(int) if number % 2 else range(total)
+
+    try:
+        frames, metadata = read_video(data, some, LIMITS)
+    except VideoReadError as error:
+        return Outcome(type(error).__name__)
+    except Exception as error:
+        return Outcome("other error", f"{type(error).__name__}: {error}")
+    expected = (len(some(metadata)), metadata.height, metadata.width, 3)
+    fine = frames.dtype == np.uint8 and frames.shape == expected and metadata.total_num_frames == total
+    return Outcome("frames", None if fine else f"frames {frames.shape} where {expected} were expected")
+
+
+def work(corpus: list[bytes], pipe: Connection):
+    """Read mutants whose numbers, or whose bytes, come through the pipe; answer with their outcomes."""
+    for data in corpus:
+        read(data)
+    resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + 4 * MEMORY_BYTES,) * 2)
+    before, files, threads = status("VmRSS"), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    pipe.send(None)
+    while (task := pipe.recv()) is not None:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the highest VmRSS so far
+        outcome = read(task) if isinstance(task, bytes) else read(mutant(corpus, task), task)
+        taken = status("VmHWM") - before
+        if outcome.problem is None and taken > MEMORY_BYTES:
+            outcome = Outcome("memory", f"{taken} bytes of memory were taken")
+        left = len(os.listdir("/proc/self/fd")) - files, len(os.listdir("/proc/self/task")) - threads
+        if outcome.problem is None and left != (0, 0):
+            outcome = Outcome("left open", f"{left[0]} files and {left[1]} threads were left open")
+            files, threads = files + left[0], threads + left[1]
+        pipe.send(outcome)
+
+
+def status(name: str) -> int:
+    """A figure of this process in bytes, by its name in /proc/self/status."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
+
+
+class Fuzzer:
+    """Hands mutants to a process that reads them, and starts another one when that dies or hangs."""
+
+    def __init__(self, corpus: list[bytes], target: Callable = work):
+        self.corpus, self.target = corpus, target
+        self.process = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def start(self):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=self.target, args=(self.corpus, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.pipe.recv()
+
+    def stop(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process = None
+
+    def read(self, task: int | bytes) -> Outcome:
+        """What reading the mutant with this number, or a file with these bytes, comes to."""
+        if self.process is None:
+            self.start()
+        self.pipe.send(task)
+        try:
+            if self.pipe.poll(SECONDS_PER_FILE):
+                return self.pipe.recv()
+            outcome = Outcome("hang", f"still reading after {SECONDS_PER_FILE} seconds")
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            outcome = Outcome("crash", f"the process ended with exit code {self.process.exitcode}")
+        self.stop()
+        return outcome
+
+    def run(self, numbers: range, save_to: Path) -> Counter:
+        """Read these mutants, save those that are a problem, and count the outcomes by kind."""
+        kinds = Counter()
+        for number in numbers:
+            outcome = self.read(number)
+            kinds[outcome.kind] += 1
+            if outcome.problem is not None:
+                save_to.mkdir(parents=True, exist_ok=True)
+                (save_to / f"mutant_{number}.bin").write_bytes(mutant(self.corpus, number))
+                print(f"mutant {number}: {outcome.kind}: {outcome.problem}", flush=True)
+        return kinds
