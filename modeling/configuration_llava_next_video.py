@@ -1,16 +1,31 @@
 """Configuration of LLaVA-NeXT-Video: every key of the transformers built-in with its meaning and default, and the
 keys that the built-in lacks, whose defaults are the built-in's behaviour."""
 
+import copy
+import os
 import re
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 
 # Vision towers we can run layer by layer, and whether their output starts with a class token.
 HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
+
+# Settings with which the built-in computes what this package computes. It ignores these keys (and stops at an unknown
+# `spatial_pool_mode`), so a checkpoint with other values would be loaded by it and answer wrongly.
+BUILT_IN_SETTINGS = {
+    "image_aspect_ratio": ["anyres"],
+    "spatial_pool_mode": ["average", "max", "conv"],
+    "spatial_pool_position": ["before_projector"],
+    "video_newline_position": ["no_token"],  # slow-fast videos need newlines, so they are covered
+}
+# The beginning of what `config.json` then says in place of `vision_feature_select_strategy`, a key of which every
+# version of the built-in accepts its two values alone and shows any other in its error.
+REFUSAL = "This checkpoint is not for the llava_next_video built into transformers"
 
 
 @strict
@@ -94,7 +109,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
     video_token_index: int = 32000
     projector_hidden_act: str = "gelu"
     multimodal_projector_bias: bool = True
-    vision_feature_select_strategy: Literal["default", "full"] = "default"
+    vision_feature_select_strategy: str = "default"
     vision_feature_layer: int | list[int] = -2
     image_grid_pinpoints: list | None = None
     image_aspect_ratio: str = "anyres"
@@ -109,7 +124,13 @@ class LlavaNextVideoConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        if not type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            # Where the code of an exported checkpoint lies beside it. We are in its place, and save without it.
+            kwargs.pop("auto_map", None)
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+        if self.vision_feature_select_strategy.startswith(REFUSAL):
+            self.vision_feature_select_strategy = self.strategy_of_the_tower
         if self.image_grid_pinpoints is None:
             self.image_grid_pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
         # Checkpoints with tied embeddings may say so in `text_config` only.
@@ -121,6 +142,28 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             return cls.original_format.config_dict(pretrained_model_name_or_path, kwargs)
         return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True):
+        """Write `config.json`, so that the built-in refuses it if it cannot do what it says; see `REFUSAL`."""
+        written = copy.copy(self)
+        if beyond := self.settings_beyond_built_in:
+            settings = ", ".join(f"{name}={value!r}" for name, value in beyond.items())
+            written.vision_feature_select_strategy = (
+                f"{REFUSAL}, which has no {settings} and would answer wrongly. Install the package llava-next-video "
+                "and import llava_next_video first; or pass trust_remote_code=True, if the checkpoint comes with code."
+            )
+        super(LlavaNextVideoConfig, written).to_json_file(json_file_path, use_diff)
+
+    @property
+    def settings_beyond_built_in(self) -> dict:
+        """The settings with which transformers' own `llava_next_video` cannot compute what this package does."""
+        chosen = {name: getattr(self, name) for name in BUILT_IN_SETTINGS}
+        return {name: value for name, value in chosen.items() if value not in BUILT_IN_SETTINGS[name]}
+
+    @property
+    def strategy_of_the_tower(self) -> str:
+        """The `vision_feature_select_strategy` that the vision tower needs."""
+        return "default" if HAS_CLASS_TOKEN.get(self.vision_config.model_type) else "full"
+
     @property
     def patches_per_side(self) -> int:
         """Rows (and columns) of vision patches in one frame or tile."""
@@ -130,7 +173,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         tower = self.vision_config.model_type
         if tower not in HAS_CLASS_TOKEN:
             raise ValueError(f"vision_config.model_type is {tower!r}; the towers are {sorted(HAS_CLASS_TOKEN)}.")
-        expected = "default" if HAS_CLASS_TOKEN[tower] else "full"
+        expected = self.strategy_of_the_tower
         if self.vision_feature_select_strategy != expected:
             raise ValueError(
                 f"vision_feature_select_strategy is {self.vision_feature_select_strategy!r}; with a {tower} tower it "

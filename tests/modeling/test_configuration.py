@@ -1,8 +1,13 @@
+import copy
+import json
+import pickle
+
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltInConfig
 
-from llava_next_video import LlavaNextVideoConfig
+from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig
+from llava_next_video.modeling.configuration_llava_next_video import REFUSAL
 from tests.tiny import config_arguments
 
 
@@ -21,10 +26,77 @@ def test_defaults_are_those_of_the_builtin():
 
 def test_saved_config_is_read_by_the_builtin_and_back(tmp_path):
     arguments = config_arguments(spatial_pool_stride=4, vision_feature_layer=[-2, -1])
-    LlavaNextVideoConfig(**arguments, video_newline_position="grid").save_pretrained(tmp_path)
+    LlavaNextVideoConfig(**arguments).save_pretrained(tmp_path)
     assert BuiltInConfig.from_pretrained(tmp_path).spatial_pool_stride == 4
     BuiltInConfig(**arguments).save_pretrained(tmp_path)
     assert LlavaNextVideoConfig.from_pretrained(tmp_path).vision_feature_layer == [-2, -1]
+
+
+BUILT_IN_RECIPES = [
+    {},
+    {"tower": "siglip"},
+    {"spatial_pool_mode": "max", "spatial_pool_stride": 1},
+    {"spatial_pool_mode": "conv"},
+    {"vision_chunk_size": 2},
+]
+OTHER_RECIPES = [
+    {"spatial_pool_mode": "bilinear"},
+    {"spatial_pool_position": "after_projector", "tower": "siglip"},
+    {"video_newline_position": "one_token"},
+    {"video_newline_position": "frame", "tower": "siglip"},
+    {"video_newline_position": "grid", "slow_frame_stride": 2},
+    {"image_aspect_ratio": "anyres_max_9"},
+    {"image_aspect_ratio": "pad"},
+    {"image_aspect_ratio": "square"},
+]
+
+
+@pytest.mark.parametrize("recipe", BUILT_IN_RECIPES)
+def test_recipe_that_the_builtin_has_is_read_by_it(recipe, tmp_path):
+    config = LlavaNextVideoConfig(**config_arguments(**recipe))
+    config.save_pretrained(tmp_path)
+    builtin = BuiltInConfig.from_pretrained(tmp_path)
+    assert builtin.vision_feature_select_strategy == config.vision_feature_select_strategy
+
+
+@pytest.mark.parametrize("recipe", OTHER_RECIPES)
+def test_recipe_that_the_builtin_lacks_is_refused_by_it_and_read_by_us(recipe, tmp_path):
+    config = LlavaNextVideoConfig(**config_arguments(**recipe))
+    config.save_pretrained(tmp_path)
+    name, value = next((name, value) for name, value in recipe.items() if name != "tower")
+    with pytest.raises(StrictDataclassError, match=rf"{REFUSAL}, which has no .*{name}='{value}'.*trust_remote_code"):
+        BuiltInConfig.from_pretrained(tmp_path)
+    assert LlavaNextVideoConfig.from_pretrained(tmp_path).to_diff_dict() == config.to_diff_dict()
+    assert LlavaNextVideoConfig.from_json_file(tmp_path / "config.json").to_diff_dict() == config.to_diff_dict()
+
+
+def test_refusal_is_in_files_only():
+    config = LlavaNextVideoConfig(**config_arguments(tower="siglip", video_newline_position="grid"))
+    copies = [config, copy.deepcopy(config), pickle.loads(pickle.dumps(config))]
+    copies += [LlavaNextVideoConfig.from_dict(config.to_dict()), LlavaNextVideoConfig(**config.to_diff_dict())]
+    assert {each.vision_feature_select_strategy for each in copies} == {"full"}
+    assert REFUSAL not in repr(config)
+
+
+def test_embedded_checkpoint_is_refused_by_the_builtin():
+    with pytest.raises(StrictDataclassError, match=REFUSAL):
+        BuiltInConfig.from_pretrained(DEMO_CHECKPOINT)
+
+
+def test_way_to_exported_code_is_neither_followed_nor_saved(tmp_path):
+    LlavaNextVideoConfig(**config_arguments()).save_pretrained(tmp_path)
+    plain = (tmp_path / "config.json").read_text()
+    exported = {
+        **json.loads(plain),
+        "auto_map": {"AutoConfig": "a.B"},
+        "custom_pipelines": {"some-task": {"impl": "c.D"}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(exported))
+    config = LlavaNextVideoConfig.from_pretrained(tmp_path)
+    assert not hasattr(config, "auto_map")
+    assert list(config.custom_pipelines) == ["video-text-to-text"]
+    config.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text() == plain
 
 
 @pytest.mark.parametrize(
