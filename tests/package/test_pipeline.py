@@ -143,7 +143,7 @@ def test_many_questions_about_one_video_and_many_videos_in_one_question(pipe, cl
 def test_frames_can_be_chosen(pipe, clips):
     for arguments, count in (({"num_frames": 3}, 3), ({"fps": 1}, 2), ({"do_sample_frames": False}, 40), ({}, 32)):
         sample = pipe.preprocess({"videos": clips[0], "text": QUESTION}, processor_kwargs=arguments)["samples"]
-        assert sample.inputs["pixel_values_videos"].shape[1] == count
+        assert len(sample.videos[0].pixels) == count
         direct = pipe(clips[0], QUESTION, **arguments)
         assert direct == pipe(clips[0], QUESTION, processor_kwargs=arguments)
 
@@ -215,3 +215,36 @@ def test_text_only_question(pipe):
 def test_error_for_wrong_input(pipe, arguments, error, message):
     with pytest.raises(error, match=message):
         pipe(**arguments)
+
+
+def test_pipeline_is_saved_with_its_code_and_loaded_again(folder, clips, answers, tmp_path):
+    pipe = transformers.pipeline(
+        "video-text-to-text",
+        model=str(folder),
+        device="cpu",
+        dtype=torch.float32,
+        model_kwargs={"use_safetensors": True},
+    )
+    pipe.save_pretrained(tmp_path / "saved")
+    assert {"pipeline_video_text_to_text.py", "modeling_llava_next_video.py", "README.md"} <= {
+        path.name for path in (tmp_path / "saved").iterdir()
+    }
+    for trust in (None, True):
+        again = transformers.pipeline(model=str(tmp_path / "saved"), device="cpu", trust_remote_code=trust)
+        assert type(again) is VideoTextToTextPipeline
+        assert generated([again(clips[0], QUESTION)]) == [answers[0]]
+    with pytest.raises(ValueError, match=r"saved with push_to_hub=True; call its push_to_hub\(repository\)"):
+        pipe.save_pretrained(tmp_path / "other", push_to_hub=True)
+
+
+def test_assistant_model_of_the_pipeline_is_used(folder, clips, answers):
+    assistant = transformers.AutoModelForCausalLM.from_config(make_model(text="qwen2").config.text_config).eval()
+    calls = []
+    assistant.register_forward_pre_hook(lambda module, args: calls.append(1))
+    pipe = transformers.pipeline("video-text-to-text", model=str(folder), device="cpu", assistant_model=assistant)
+    assert generated([pipe(clips[0], QUESTION)]) == [answers[0]]
+    assert calls
+
+
+def test_prompt_lookup_decoding_gives_the_same_answer(pipe, clips, answers):
+    assert generated([pipe(clips[0], QUESTION, prompt_lookup_num_tokens=3)]) == [answers[0]]
