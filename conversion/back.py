@@ -14,8 +14,8 @@ from llava_next_video.conversion.checkpoint_files import (
 )
 from llava_next_video.conversion.original_config import is_original, original_config
 from llava_next_video.conversion.planned_tensors import PlannedTensor
-from llava_next_video.conversion.recipes import CLIP, SIGLIP
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
+from llava_next_video.conversion.vision_towers import KNOWN
 from llava_next_video.conversion.weight_names import BACK, rename
 from llava_next_video.modeling import LlavaNextVideoConfig
 
@@ -50,7 +50,7 @@ def plan_back(source: str, vision_tower: str | None = None, dtype: torch.dtype |
         dtype: of every floating-point tensor of the result; as stored when not given.
 
     Raises:
-        CheckpointError: the source is not one of our checkpoints, or its files are damaged.
+        CheckpointError: the source is not one of our checkpoints, or its files are damaged, or its tower has no name.
     """
     folder = local_folder(source, [*TOKENIZER_FILES, "original/*"])
     if not (folder / "config.json").is_file():
@@ -66,8 +66,7 @@ def plan_back(source: str, vision_tower: str | None = None, dtype: torch.dtype |
         config.dtype = dtype
     kept = folder / "original" / "config.json"
     base = json.loads(kept.read_text()) if kept.is_file() else None
-    usual_tower = SIGLIP if config.vision_config.model_type == "siglip_vision_model" else CLIP
-    tower = vision_tower or (base or {}).get("mm_vision_tower", usual_tower)
+    tower = vision_tower or (base or {}).get("mm_vision_tower") or usual_tower(config)
     original = original_config(config, tower, base)
     if base is not None:
         original["vocab_size"] = min(base["vocab_size"], config.text_config.vocab_size)
@@ -80,3 +79,20 @@ def plan_back(source: str, vision_tower: str | None = None, dtype: torch.dtype |
         cast = dtype if dtype and source_tensor.dtype.is_floating_point else source_tensor.dtype
         tensors.append(PlannedTensor(new_name, source_tensor, cast, shape))
     return BackPlan(source, folder, original, tensors)
+
+
+def usual_tower(config: LlavaNextVideoConfig) -> str:
+    """The tower of the released checkpoints that a configuration has.
+
+    Raises:
+        CheckpointError: it has another one.
+    """
+    tower = config.vision_config
+    for name, known in KNOWN.items():
+        if all(getattr(tower, key) == known[key] for key in ("model_type", "hidden_size", "image_size", "patch_size")):
+            return name
+    raise CheckpointError(
+        f"An original checkpoint names its vision tower, but {tower.model_type} with {tower.image_size} x "
+        f"{tower.image_size} pixels and hidden size {tower.hidden_size} is none of {', '.join(KNOWN)}. Name the folder "
+        "or Hub id of the tower (--vision-tower)."
+    )

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi
 
 from llava_next_video.conversion.back import BackPlan, plan_back
 from llava_next_video.conversion.convert import DEFAULT_SHARD_BYTES, convert, convert_to_original
+from llava_next_video.conversion.hub import upload
 from llava_next_video.conversion.plan import Plan, plan_conversion
 from llava_next_video.conversion.recipes import FACTS, RELEASED, Recipe, recipe_named
 from llava_next_video.conversion.tokenizer import SAME_TEMPLATE, STOP_STRINGS
@@ -93,14 +93,6 @@ def describe(plan: Plan | BackPlan, destination: Path, max_shard_bytes: int, eve
     if every_name and isinstance(plan, Plan):
         lines += [f"  left out: {name} ({reason})" for name, reason in plan.dropped.items()]
     return "\n".join(lines)
-
-
-def upload(folder: Path, repository: str) -> str:
-    """Upload a folder to a Hub repository, which is made where it does not exist; returns its address."""
-    hub = HfApi()
-    address = hub.create_repo(repository, exist_ok=True)
-    hub.upload_folder(repo_id=repository, folder_path=folder)
-    return str(address)
 
 
 def parse_size(text: str) -> int:

@@ -58,10 +58,12 @@ def check_destination(destination: Path, num_bytes: int):
 
 def readable(num_bytes: int) -> str:
     """
-    >>> readable(65_530_000_000), readable(740_000)
-    ('65.53 GB', '0.74 MB')
+    >>> readable(65_530_000_000), readable(740_000), readable(2_090)
+    ('65.53 GB', '0.74 MB', '2.1 kB')
     """
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 10**8 else f"{num_bytes / 1e6:.2f} MB"
+    if num_bytes >= 10**8:
+        return f"{num_bytes / 1e9:.2f} GB"
+    return f"{num_bytes / 1e6:.2f} MB" if num_bytes >= 10**5 else f"{num_bytes / 1e3:.1f} kB"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import RepoUrl
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -20,7 +21,7 @@ from transformers import (
 
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoForConditionalGeneration, LlavaNextVideoProcessor
 from llava_next_video.__main__ import main
-from llava_next_video.conversion import command
+from llava_next_video.conversion import hub
 from llava_next_video.conversion.checkpoint_files import stored_tensors
 from tests.golden_data import VARIANTS, Recording
 
@@ -212,17 +213,17 @@ def test_result_is_uploaded(tmp_path, capsys, monkeypatch):
     calls = []
 
     class Hub:
-        def create_repo(self, name, exist_ok):
-            calls.append(("create", name, exist_ok))
-            return f"https://huggingface.co/{name}"
+        def create_repo(self, name, private, exist_ok):
+            calls.append(("create", name, private, exist_ok))
+            return RepoUrl(f"https://huggingface.co/{name}")
 
         def upload_folder(self, repo_id, folder_path):
             calls.append(("upload", repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
 
-    monkeypatch.setattr(command, "HfApi", Hub)
+    monkeypatch.setattr(hub, "HfApi", Hub)
     arguments = ("--vision-tower", QWEN.vision_tower, "--push-to-hub", "me/mine")
     assert run(QWEN.checkpoint, tmp_path / "made", *arguments) == 0
-    assert calls[0] == ("create", "me/mine", True)
+    assert calls[0] == ("create", "me/mine", None, True)
     assert calls[1][:2] == ("upload", "me/mine")
     assert {"config.json", "model.safetensors", "processor_config.json", "generation_config.json"} <= set(calls[1][2])
     text = capsys.readouterr().out
@@ -256,8 +257,7 @@ def test_pickled_shards_and_stray_files(tmp_path):
         names[name] = sorted(shards)[number % 2]
         shards[names[name]][name] = weight
     for file, shard in shards.items():
-        # One in the present format of torch.save, one in that of before 2020.
-        torch.save(shard, source / file, _use_new_zipfile_serialization="00001" in file)
+        torch.save(shard, source / file)
     (source / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
     for folder, made in ((source, "sharded"), (LLAMA.checkpoint, "whole")):
         assert run(folder, tmp_path / made, "--vision-tower", LLAMA.vision_tower) == 0
@@ -286,6 +286,13 @@ def test_progress_shows_bytes_rate_and_time_left(tmp_path, capsys, monkeypatch):
 def test_error_of_the_way_back(tmp_path, capsys, arguments, message):
     assert run(QWEN.checkpoint, tmp_path / "made", *arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_error_when_the_tower_of_the_way_back_has_no_name(tmp_path, capsys):
+    assert run(DEMO_CHECKPOINT, tmp_path / "made", "--to-original") == 1
+    message = "siglip_vision_model with 64 x 64 pixels and hidden size 96 is none of openai/clip-vit-large-patch14-336"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
 
 
 def test_error_when_there_is_nothing_to_turn_back(tmp_path, capsys):
