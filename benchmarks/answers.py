@@ -1,0 +1,152 @@
+"""From a file and a question to an answer, and asking again.
+
+The built-in reads no files with PyAV by itself; its frames come from transformers' `load_video`. Where it is asked
+again it keeps them, as a careful user would, and encodes them again, as it has to.
+"""
+
+from itertools import count
+
+import numpy as np
+from transformers import pipeline
+from transformers.video_utils import load_video
+
+from benchmarks.clips import clip
+from benchmarks.comparison import BUILTIN, HERE, Comparison, Setting
+from benchmarks.models import model, processor
+
+
+QUESTIONS = [
+    "What happens in the video?",
+    "Who is in the video?",
+    "Where was it filmed?",
+    "What changes over time?",
+    "Which colours are there?",
+    "What is in front?",
+    "How does it begin?",
+    "How does it end?",
+]
+FILE = "60s-720p-keyframes-30"
+
+
+def num_frames(setting: Setting) -> int:
+    """8 in place of 32 on a CPU, where a frame takes a second: more frames only add to what both sides do alike."""
+    return 3 if setting.tiny else 32 if setting.device == "cuda" else 8
+
+
+def chat(video, question: str) -> list[dict]:
+    return [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": question}]}]
+
+
+def frames_of(path: str, number: int) -> np.ndarray:
+    return load_video(path, num_frames=number, backend="pyav")[0]
+
+
+def answer_here(setting: Setting):
+    own, own_processor = model(HERE, "clip", setting), processor(HERE, "clip", setting)
+    path = clip(FILE, setting.clips, setting.tiny)
+
+    def answer():
+        inputs = own_processor.apply_chat_template(
+            chat(path, QUESTIONS[0]),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs={"num_frames": num_frames(setting)},
+        )
+        return own.generate(**inputs.to(own.device, own.dtype), **tokens(16))
+
+    return answer
+
+
+def answer_builtin(setting: Setting):
+    builtin, builtin_processor = model(BUILTIN, "clip", setting), processor(BUILTIN, "clip", setting)
+    path = clip(FILE, setting.clips, setting.tiny)
+
+    def answer():
+        frames = frames_of(path, num_frames(setting))
+        prompt = builtin_processor.apply_chat_template(chat(path, QUESTIONS[0]), add_generation_prompt=True)
+        inputs = builtin_processor(text=prompt, videos=[frames], return_tensors="pt")
+        return builtin.generate(**inputs.to(builtin.device, builtin.dtype), **tokens(16))
+
+    return answer
+
+
+def tokens(number: int) -> dict:
+    """Arguments of `generate` for exactly that many tokens."""
+    return {"max_new_tokens": number, "min_new_tokens": number, "do_sample": False}
+
+
+def our_pipeline(setting: Setting):
+    parts = {"model": model(HERE, "clip", setting), "processor": processor(HERE, "clip", setting)}
+    return pipeline("video-text-to-text", remembered_videos=8, **parts)
+
+
+def builtin_pipeline(setting: Setting):
+    parts = {"model": model(BUILTIN, "clip", setting), "processor": processor(BUILTIN, "clip", setting)}
+    return pipeline("any-to-any", **parts)
+
+
+def again_here(setting: Setting):
+    pipe, path = our_pipeline(setting), clip(FILE, setting.clips, setting.tiny)
+    numbers = count()
+
+    def ask():
+        question = f"{next(numbers)}: {QUESTIONS[1]}"  # never the same one twice
+        return pipe(path, question, num_frames=num_frames(setting), generate_kwargs=tokens(1))
+
+    ask()
+    return ask
+
+
+def again_builtin(setting: Setting):
+    pipe = builtin_pipeline(setting)
+    frames = frames_of(clip(FILE, setting.clips, setting.tiny), num_frames(setting))
+    numbers = count()
+    return lambda: pipe(text=chat(frames, f"{next(numbers)}: {QUESTIONS[1]}"), generate_kwargs=tokens(1))
+
+
+def many_here(setting: Setting):
+    """Every call asks all questions about the next of 8 videos."""
+    pipe, numbers = our_pipeline(setting), count()
+
+    def ask():
+        path = clip(f"question-{next(numbers) % 8}", setting.clips, setting.tiny)
+        return [pipe(path, question, num_frames=2, generate_kwargs=tokens(8)) for question in QUESTIONS]
+
+    return ask
+
+
+def many_builtin(setting: Setting):
+    pipe, numbers = builtin_pipeline(setting), count()
+
+    def ask():
+        frames = frames_of(clip(f"question-{next(numbers) % 8}", setting.clips, setting.tiny), 2)
+        return [pipe(text=chat(frames, question), generate_kwargs=tokens(8)) for question in QUESTIONS]
+
+    return ask
+
+
+COMPARISONS = [
+    Comparison(
+        "first_question",
+        "whole answer of 16 tokens, 8 frames of 60 s of 720p, CLIP-L and 0.5B",
+        {HERE: answer_here, BUILTIN: answer_builtin},
+        least={BUILTIN: 1},
+        warm_up=False,
+    ),
+    Comparison(
+        "second_question",
+        "first token of another question about the same video, 8 frames, CLIP-L and 0.5B",
+        {HERE: again_here, BUILTIN: again_builtin},
+        least={BUILTIN: 10},
+        warm_up=False,
+    ),
+    Comparison(
+        "eight_questions",
+        "8 questions about each of 8 videos, 2 frames and 8 tokens each, through the pipelines",
+        {HERE: many_here, BUILTIN: many_builtin},
+        least={BUILTIN: 4},
+        rounds=8,  # one for each video
+        warm_up=False,
+    ),
+]

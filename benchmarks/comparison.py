@@ -1,0 +1,182 @@
+"""What a comparison is, and how it is measured.
+
+Seconds are measured in one process, the sides in turn (A B C, A B C, ...), so that a machine that gets slower does so
+for all. Memory is the peak resident set of a fresh process above what it held when everything was loaded.
+"""
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import torch
+
+
+HERE, BUILTIN = "here", "built-in"
+
+
+class Unavailable(Exception):
+    """A side cannot run on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how large everything is run.
+
+    Args:
+        tiny: whether models and clips are so small that all comparisons take seconds, and their numbers mean nothing.
+        clips: folder of the clips, which are made when they are missing.
+        device: of models and pixels, `"cpu"` or `"cuda"`.
+    """
+
+    tiny: bool
+    clips: Path
+    device: str = "cpu"
+
+
+@dataclass
+class Comparison:
+    """The same work done in several ways.
+
+    Args:
+        name: on the command line.
+        what: the work, in the words of the table.
+        sides: for each way a function that prepares it, and returns the function to be measured; the first is `HERE`.
+            Preparing raises `Unavailable` where a way does not exist.
+        measure: `"seconds"`, or the `"peak"` of memory in bytes.
+        least: for sides that have a target, the least ratio of theirs to ours that is asked for.
+        most_extra_seconds: or how many seconds longer than theirs ours may take.
+        rounds: how often each side is measured.
+        warm_up: whether each side is run once before.
+    """
+
+    name: str
+    what: str
+    sides: dict[str, Callable[[Setting], Callable[[], object]]]
+    measure: Literal["seconds", "peak"] = "seconds"
+    least: dict[str, float] = field(default_factory=dict)
+    most_extra_seconds: float | None = None
+    rounds: int = 5
+    warm_up: bool = True
+
+
+@dataclass
+class Row:
+    """One side of a comparison next to ours.
+
+    Args:
+        here, other: medians, in seconds or bytes; None where the side could not run, `note` then says why.
+        ratios: theirs to ours, round by round; more than 1 is in favour of this package.
+        cpu_ratio: the same of the processor time of all threads, over all rounds.
+    """
+
+    comparison: str
+    what: str
+    side: str
+    measure: str
+    here: float
+    other: float | None = None
+    ratios: list[float] = field(default_factory=list)
+    cpu_ratio: float | None = None
+    least: float | None = None
+    most_extra_seconds: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        return median(self.ratios)
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the target is met; None where there is none, or the side could not run."""
+        if self.other is None or (self.least is None and self.most_extra_seconds is None):
+            return None
+        if self.most_extra_seconds is not None:
+            return self.here - self.other <= self.most_extra_seconds
+        return self.ratio >= self.least
+
+
+def run(comparison: Comparison, setting: Setting) -> list[Row]:
+    """Measure a comparison, one row for each side next to ours."""
+    rounds = 1 if setting.tiny else comparison.rounds
+    runs, missing = {}, {}
+    for side, prepare in comparison.sides.items():
+        try:
+            if comparison.measure == "peak":
+                runs[side] = lambda side=side: peak_in_fresh_process(comparison, side, setting)
+                continue
+            runs[side] = prepare(setting)
+        except Unavailable as reason:
+            missing[side] = str(reason)
+    if comparison.measure == "seconds" and comparison.warm_up:
+        for function in runs.values():
+            function()
+    values = {side: [] for side in runs}
+    cpu_seconds = dict.fromkeys(runs, 0.0)
+    for _ in range(rounds):
+        for side, function in runs.items():
+            before = cpu_seconds_so_far()
+            values[side].append(function() if comparison.measure == "peak" else seconds_of(function, setting))
+            cpu_seconds[side] += cpu_seconds_so_far() - before
+
+    ours = values.pop(HERE)
+    rows = []
+    for side in comparison.sides:
+        if side == HERE:
+            continue
+        row = Row(comparison.name, comparison.what, side, comparison.measure, median(ours))
+        row.least, row.most_extra_seconds = comparison.least.get(side), comparison.most_extra_seconds
+        if side in missing:
+            row.note = missing[side]
+        else:
+            row.other = median(values[side])
+            row.ratios = [other / here for other, here in zip(values[side], ours)]
+            if comparison.measure == "seconds" and cpu_seconds[HERE]:
+                row.cpu_ratio = cpu_seconds[side] / cpu_seconds[HERE]
+        rows.append(row)
+    return rows
+
+
+def seconds_of(function: Callable[[], object], setting: Setting) -> float:
+    start = time.perf_counter()
+    function()
+    if setting.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def cpu_seconds_so_far() -> float:
+    """Of this process, all its threads and the processes it waited for."""
+    return sum(os.times()[:4])
+
+
+def peak_in_fresh_process(comparison: Comparison, side: str, setting: Setting) -> int:
+    """Bytes; the process is this module's `__main__`, with `--peak`."""
+    arguments = ["--peak", side, comparison.name, "--clips", str(setting.clips), *["--tiny"] * setting.tiny]
+    output = subprocess.check_output([sys.executable, "-m", "benchmarks", *arguments], text=True)
+    return int(output.split()[-1])
+
+
+def peak_of(comparison: Comparison, side: str, setting: Setting) -> int:
+    """Bytes of resident memory (Linux) that running a side takes above what was there when it was prepared."""
+    function = comparison.sides[side](setting)
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed while preparing would be used again, and not be counted
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+    before = resident_bytes("VmRSS")
+    function()
+    return resident_bytes("VmHWM") - before
+
+
+def resident_bytes(name: str) -> int:
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+
+def as_record(row: Row) -> dict:
+    return {**asdict(row), "holds": row.holds}

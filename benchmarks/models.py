@@ -1,0 +1,123 @@
+"""Models of real sizes with random weights, and their processors: ours, and the built-in with the same weights.
+
+Speed and memory do not depend on what the weights are. Everything is made once in a process and stays in memory.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.models.llava_next_video import (
+    LlavaNextVideoConfig as BuiltinConfig,
+)
+from transformers.models.llava_next_video import (
+    LlavaNextVideoProcessor as BuiltinProcessor,
+)
+from transformers.models.llava_next_video import (
+    LlavaNextVideoVideoProcessor as BuiltinVideoProcessor,
+)
+
+import llava_next_video
+from benchmarks.comparison import BUILTIN, Setting
+
+
+CLIP_L = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+SIGLIP_SO400M = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+QWEN2_HALF_BILLION = {
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": True,
+}
+TOWERS = {"clip": CLIP_L, "siglip": SIGLIP_SO400M}
+TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+TINY_TOWER = {**TINY, "image_size": 28, "patch_size": 7}
+TINY_TEXT = {**TINY, "num_key_value_heads": 2, "vocab_size": 2000}
+
+
+def dtype(device: str) -> torch.dtype:
+    """bfloat16 where there are instructions for it, which is what these models are released in; else float32."""
+    flags = Path("/proc/cpuinfo").read_text() if device == "cpu" else "amx_bf16"
+    return torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+
+
+@cache
+def demo_processor() -> ProcessorMixin:
+    """For its tokenizer and chat template."""
+    return AutoProcessor.from_pretrained(llava_next_video.DEMO_CHECKPOINT)
+
+
+def configuration(tower: str, tiny: bool) -> dict:
+    """Arguments that both configuration classes understand."""
+    demo = demo_processor()
+    vision = {**TOWERS[tower], **(TINY_TOWER if tiny else {})}
+    text = {**QWEN2_HALF_BILLION, **(TINY_TEXT if tiny else {})}
+    return {
+        "vision_config": vision,
+        "text_config": {**text, "eos_token_id": demo.tokenizer.eos_token_id},
+        "image_token_index": demo.image_token_id,
+        "video_token_index": demo.video_token_id,
+        "vision_feature_select_strategy": "default" if tower == "clip" else "full",
+        "image_grid_pinpoints": [[vision["image_size"], 2 * vision["image_size"]]],
+        "tie_word_embeddings": True,
+    }
+
+
+@cache
+def model(side: str, tower: str, setting: Setting) -> PreTrainedModel:
+    """The model of one side, in eval mode; both sides share their weights."""
+    arguments = configuration(tower, setting.tiny)
+    config = (BuiltinConfig if side == BUILTIN else llava_next_video.LlavaNextVideoConfig)(**arguments)
+    with torch.device(setting.device):
+        made = AutoModelForImageTextToText.from_config(config, dtype=dtype(setting.device)).eval()
+    if side == BUILTIN:
+        made.load_state_dict(model("here", tower, setting).state_dict(), assign=True)
+    made.generation_config.pad_token_id = demo_processor().tokenizer.pad_token_id
+    return made
+
+
+@cache
+def processor(side: str, tower: str, setting: Setting) -> ProcessorMixin:
+    """The processor of one side, which makes as many placeholders as the model makes tokens."""
+    vision = configuration(tower, setting.tiny)["vision_config"]
+    side_pixels = vision["image_size"]
+    square = {"size": {"shortest_edge": side_pixels}, "crop_size": {"height": side_pixels, "width": side_pixels}}
+    demo = demo_processor()
+    arguments = {
+        "tokenizer": demo.tokenizer,
+        "chat_template": demo.chat_template,
+        "patch_size": vision["patch_size"],
+        "vision_feature_select_strategy": "default" if tower == "clip" else "full",
+        "num_additional_image_tokens": 1 if tower == "clip" else 0,
+    }
+    if side == BUILTIN:
+        image_processor = transformers.LlavaNextImageProcessor(**square)
+        return BuiltinProcessor(BuiltinVideoProcessor(**square), image_processor, **arguments)
+    video_processor = llava_next_video.LlavaNextVideoVideoProcessor(**square)
+    image_processor = llava_next_video.LlavaNextVideoImageProcessor(**square)
+    return llava_next_video.LlavaNextVideoProcessor(video_processor, image_processor, **arguments)

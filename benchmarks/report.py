@@ -1,0 +1,116 @@
+"""Results as a Markdown table and a plot."""
+
+import os
+import platform
+import subprocess
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from benchmarks.comparison import Row
+from benchmarks.models import dtype
+
+
+LIBRARIES = ("transformers", "torch", "torchvision", "av", "torchcodec", "opencv-python-headless")
+
+
+def machine(device: str) -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
+    gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    text = f"{', '.join(names) or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {gibibytes:.0f} GiB, "
+    text += f"{torch.get_num_threads()} threads in torch"
+    if device == "cuda":
+        text += f"; {torch.cuda.get_device_name()}"
+    return f"{text}; models in {str(dtype(device)).removeprefix('torch.')}"
+
+
+def versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for library in LIBRARIES:
+        try:
+            found.append(f"{library} {version(library)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def commit() -> str:
+    """Of the checkout, marked where files differ from it."""
+    root = Path(__file__).parents[1]
+    try:
+        output = subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True, cwd=root)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return output.strip()
+
+
+def amount(value: float, measure: str) -> str:
+    if measure == "peak":
+        return f"{value / 1e6:.0f} MB"
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+
+
+def asked(row: Row) -> str:
+    if row.most_extra_seconds is not None:
+        return f"+{row.most_extra_seconds} s"
+    return "" if row.least is None else f"{row.least:.2f}"
+
+
+def markdown(rows: list[Row], device: str, minutes: float, more: list[list[str]] = ()) -> str:
+    """The whole page: where it was measured, the table of ratios, and other tables."""
+    lines = [
+        "# Results",
+        "",
+        f"{date.today()}, commit {commit()}; it took {minutes:.0f} minutes, with a load of {os.getloadavg()[1]:.1f} "
+        "in the last five.",
+        "",
+        machine(device) + ".",
+        versions() + ".",
+        "",
+        "A ratio is theirs to ours, more than 1 in favour of this package: median, and smallest to largest of the "
+        "rounds. CPU is the same of the processor time of all threads. Memory is above what was loaded.",
+        "",
+        "| work | next to | here | there | ratio | spread | CPU | asked | holds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        here = amount(row.here, row.measure)
+        if row.other is None:
+            lines.append(f"| {row.what} | {row.side} | {here} | {row.note} | | | | {asked(row)} | |")
+            continue
+        spread = f"{min(row.ratios):.2f} to {max(row.ratios):.2f}" if len(row.ratios) > 1 else "one round"
+        cpu = "" if row.cpu_ratio is None else f"{row.cpu_ratio:.2f}"
+        holds = {True: "yes", False: "**no**", None: ""}[row.holds]
+        lines.append(
+            f"| {row.what} | {row.side} | {here} | {amount(row.other, row.measure)} | {row.ratio:.2f} | {spread} "
+            f"| {cpu} | {asked(row)} | {holds} |"
+        )
+    for table in more:
+        lines += ["", *table]
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[Row], path: Path) -> bool:
+    """Draw the ratios with their spread; False where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    rows = [row for row in rows if row.other is not None]
+    figure = Figure(figsize=(9, 1 + 0.35 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for height, row in enumerate(reversed(rows)):
+        colour = "tab:red" if row.holds is False else "tab:blue"
+        axes.plot([min(row.ratios), max(row.ratios)], [height, height], color=colour, linewidth=5, alpha=0.4)
+        axes.plot(row.ratio, height, "o", color=colour)
+        if row.least is not None:
+            axes.plot(row.least, height, "|", color="black", markersize=14)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), [f"{row.comparison}: {row.side}" for row in reversed(rows)])
+    axes.set_xlabel("theirs to ours, right of 1 in our favour: median, rounds, and what was asked for (black)")
+    figure.savefig(path)
+    return True

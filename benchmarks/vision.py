@@ -1,0 +1,47 @@
+"""Vision features: tower, projector and pooling, of models of real sizes."""
+
+import torch
+
+from benchmarks.comparison import BUILTIN, HERE, Comparison, Setting
+from benchmarks.models import configuration, model
+
+
+def features(side: str, tower: str, num_frames: int):
+    def prepare(setting: Setting):
+        side_pixels = configuration(tower, setting.tiny)["vision_config"]["image_size"]
+        pixels = torch.randn(1, 3 if setting.tiny else num_frames, 3, side_pixels, side_pixels)
+        encoder = model(side, tower, setting)
+        pixels = pixels.to(encoder.device, encoder.dtype)
+
+        @torch.inference_mode()
+        def encode():
+            return encoder.get_video_features(pixels)
+
+        return encode
+
+    return prepare
+
+
+def both(tower: str, num_frames: int) -> dict:
+    return {side: features(side, tower, num_frames) for side in (HERE, BUILTIN)}
+
+
+# A side takes half a minute and more on two cores: nothing is run to warm up, and memory is measured once.
+COMPARISONS = [
+    Comparison(
+        "vision",
+        "vision features, 16 frames, CLIP-L/14-336",
+        both("clip", 16),
+        least={BUILTIN: 1 / 0.97},
+        warm_up=False,
+    ),
+    Comparison(
+        "vision_memory",
+        "memory of vision features, 32 frames, CLIP-L/14-336",
+        both("clip", 32),
+        measure="peak",
+        least={BUILTIN: 1 / 0.35},
+        rounds=1,
+    ),
+    Comparison("vision_siglip", "vision features, 4 frames, SigLIP-so400m/14-384", both("siglip", 4), warm_up=False),
+]

@@ -1,0 +1,73 @@
+"""Every comparison runs, with tiny models and clips; what it measures then means nothing."""
+
+import pytest
+
+from benchmarks import absolute, clips, reading, tracing
+from benchmarks.__main__ import COMPARISONS, main
+from benchmarks.comparison import BUILTIN, HERE, Comparison, Row, Setting, Unavailable, peak_in_fresh_process, run
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return Setting(tiny=True, clips=tmp_path_factory.mktemp("clips"))
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_side_of_every_comparison_runs(name, setting):
+    for side, prepare in COMPARISONS[name].sides.items():
+        try:
+            prepare(setting)()
+        except Unavailable:
+            if side in (HERE, BUILTIN):
+                raise
+
+
+@pytest.mark.parametrize("name", ["60s-720p-keyframes-30", "10min-480p", "60s-360p-vfr"])
+def test_clips_are_read_whole(name, setting):
+    frames = reading.here(name)(setting)()[0]
+    assert frames.shape == (32, 64, 96, 3)
+    num_frames = reading.read_video(clips.clip(name, setting.clips, tiny=True))[1].total_num_frames
+    assert num_frames == (100 if name.startswith("10min") else 50)
+
+
+def test_memory_is_measured_in_a_process_of_its_own(setting):
+    assert peak_in_fresh_process(COMPARISONS["pixels_memory"], HERE, setting) >= 0
+
+
+def test_ours_traces_as_one_graph(setting):
+    assert tracing.graphs_of_two_prefills(HERE, setting) == "1 graph for two videos"
+
+
+def test_absolute_numbers_are_measured_for_every_kernel(setting):
+    assert len(absolute.table(setting)) == 2 + len(absolute.kernels()) + 1
+
+
+def test_command_writes_a_table_and_a_plot(tmp_path, setting, capsys):
+    output = tmp_path / "results.md"
+    main(["pixels", "--tiny", "--clips", str(setting.clips), "--output", str(output)])
+    page = output.read_text()
+    assert "| prepare pixels, 32 frames of 720p to 336x336 | built-in |" in page
+    assert page in capsys.readouterr().out
+
+
+def test_error_for_an_unknown_comparison(capsys):
+    with pytest.raises(SystemExit):
+        main(["speed"])
+    assert "there is no comparison 'speed'; choose from read_keyframes_30" in capsys.readouterr().err
+
+
+def test_sides_that_cannot_run_are_said_to_and_others_are_measured(setting):
+    def not_there(setting):
+        raise Unavailable("it is not installed")
+
+    sides = {HERE: lambda setting: lambda: sum(range(1000)), "a": not_there, "b": lambda setting: lambda: None}
+    missing, measured = run(Comparison("sums", "add numbers", sides, least={"a": 1, "b": 1}), setting)
+    assert (missing.side, missing.note, missing.holds) == ("a", "it is not installed", None)
+    assert measured.ratio < 1
+    assert measured.holds is False
+
+
+def test_extra_seconds_are_a_difference():
+    row = Row("import", "import", "without", "seconds", here=5.2, other=5.0, ratios=[0.96], most_extra_seconds=0.3)
+    assert row.holds
+    assert not Row("import", "import", "without", "seconds", 5.4, 5.0, [0.92], most_extra_seconds=0.3).holds
