@@ -1,13 +1,22 @@
 """Reading checkpoints: which tensors a folder holds, and their values a piece at a time.
 
 Safetensors files are read without mapping them into memory, so that what is resident does not grow with the file.
-Pickled files (`.bin`) are read with `weights_only=True`: they hold tensors or are refused.
+Pickled files (`.bin`) hold tensors or are refused: before `torch.load` reads one (with `weights_only=True`), every name
+in its pickle is compared with the few that a dictionary of tensors needs.
+
+Files come from strangers: nothing that they claim is believed before it is compared with the file's own size, so that
+no memory is taken for what is not there. Links in a folder are followed (the Hub's cache consists of them); an index
+names files of its own folder only.
 
 Source of the format: https://huggingface.co/docs/safetensors
 """
 
 import json
+import math
 import pickle
+import pickletools
+import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +42,14 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Formats, the better one first, and the file that a checkpoint in one piece has.
 WHOLE_FILES = {"*.safetensors": "model.safetensors", "*.bin": "pytorch_model.bin"}
 PIECE_BYTES = 32 * 2**20
+# Largest list of names, dtypes and shapes of a file; a real one has 1 MB where a file holds ten thousand tensors.
+MAX_HEADER_BYTES = 16 * 2**20
+# What the pickle of a dictionary of tensors names. `torch.load` lets more names through with `weights_only=True`; some
+# take any amount of memory, as `bytearray` does.
+NAMES_IN_PICKLES = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
+    r"|torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
+)
 
 
 class CheckpointError(ValueError):
@@ -51,7 +68,7 @@ class StoredTensor:
 
     @property
     def num_elements(self) -> int:
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """The values in order, in flat pieces of whole rows."""
@@ -115,18 +132,22 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
-    """Every tensor that an index names, from the files that it names."""
+    """Every tensor that an index names, from the files that it names, which have to lie in the folder itself."""
     try:
+        if (size := index.stat().st_size) > MAX_HEADER_BYTES:
+            raise ValueError(f"it has {size} bytes, more than {MAX_HEADER_BYTES}")
         weight_map = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
+        names = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not an index of weights: {error!r}. Download it again.") from error
+    files = {file.name: file for file in folder.iterdir() if file.is_file()}
     tensors = {}
-    for name in sorted(set(weight_map.values())):
-        if not (folder / name).is_file():
+    for name in names:
+        if name not in files:
             raise CheckpointError(
                 f"{index.name} names the file {name}, which is not in {folder}. Download the checkpoint again."
             )
-        tensors |= list_tensors(folder / name)
+        tensors |= list_tensors(files[name])
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
         raise CheckpointError(
@@ -146,53 +167,93 @@ def list_tensors(file: Path) -> dict[str, StoredTensor]:
 
 
 def list_safetensors(file: Path) -> dict[str, StoredTensor]:
-    """Read the header of a safetensors file and compare it with the file's size."""
+    """Read the header of a safetensors file and compare it with the file's size.
+
+    Raises:
+        CheckpointError: tensors overlap, leave gaps or do not fill the file, or their shapes are not those of their
+            bytes.
+    """
     size = file.stat().st_size
     try:
         with open(file, "rb") as stream:
             header_bytes = int.from_bytes(stream.read(8), "little")
             if size < 8 or header_bytes > size - 8:
                 raise ValueError(f"the header says it has {header_bytes} bytes, the file has {size}")
+            if header_bytes > MAX_HEADER_BYTES:
+                raise ValueError(f"its header has {header_bytes} bytes, more than {MAX_HEADER_BYTES}")
             header = json.loads(stream.read(header_bytes))
         header.pop("__metadata__", None)
-        entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-        tensors = {
-            name: StoredTensor(
-                name, file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + header_bytes + entry["data_offsets"][0]
-            )
-            for name, entry in entries
-        }
-        end = 8 + header_bytes + max((entry["data_offsets"][1] for _, entry in entries), default=0)
-        if end != size:
-            raise ValueError(f"its tensors take {end} bytes, the file has {size}")
-        for name, entry in entries:
+        tensors, end = {}, 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            tensor = StoredTensor(name, file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + header_bytes + end)
+            if not all(type(side) is int and side >= 0 for side in tensor.shape):
+                raise ValueError(f"{name!r} has the impossible shape {entry['shape']}")
             start, stop = entry["data_offsets"]
-            if stop - start != tensors[name].num_elements * tensors[name].dtype.itemsize:
+            if start != end:
+                raise ValueError(f"{name!r} begins at byte {start} behind a tensor that ends at byte {end}")
+            if stop - start != tensor.num_elements * tensor.dtype.itemsize:
                 raise ValueError(f"{name!r} of shape {entry['shape']} does not take {stop - start} bytes")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            tensors[name], end = tensor, stop
+        if 8 + header_bytes + end != size:
+            raise ValueError(f"its tensors take {8 + header_bytes + end} bytes, the file has {size}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged or not complete: {error}. Download it again.") from error
     return tensors
 
 
 @lru_cache(maxsize=1)
 def load_pickle(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a `.bin` file, mapped from it; only the file asked for last is kept."""
+    """The tensors of a `.bin` file, mapped from it; only the file asked for last is kept.
+
+    Raises:
+        CheckpointError: the file is not what `torch.save` makes of a dictionary of tensors, or it is not complete.
+    """
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
-    except pickle.UnpicklingError as error:
+        check_archive(file)
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except CheckpointError:
+        raise
+    except zipfile.BadZipFile as error:
         raise CheckpointError(
-            f"{file} holds more than tensors and was not opened, because it could run code of its own: "
-            f"{str(error).splitlines()[0]} Ask its author for safetensors files."
+            f"{file} is not complete, or has the format of before PyTorch 1.6 (2020), which is not read: {error}. "
+            "Download it again, or save it again with torch.save."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise CheckpointError(f"{file} is damaged or not complete: {reason}. Download it again.") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
+    ):
         raise CheckpointError(f"{file} is not a dictionary of tensors, which a checkpoint has to be.")
+    size = file.stat().st_size
+    for name, tensor in tensors.items():
+        if tensor.nbytes > size:  # the same bytes again and again, by strides of 0
+            raise CheckpointError(
+                f"{file} is damaged or not complete: {name!r} of shape {list(tensor.shape)} takes {tensor.nbytes} "
+                f"bytes, the file has {size}. Download it again."
+            )
     return tensors
 
 
-def is_zip(file: Path) -> bool:
-    """Whether a `.bin` file has PyTorch's present format, which can be mapped."""
-    with open(file, "rb") as stream:
-        return stream.read(4) == b"PK\x03\x04"
+def check_archive(file: Path):
+    """Check that a `.bin` file is an archive without compression, whose pickle names nothing but parts of tensors.
+
+    Raises:
+        CheckpointError: it names something else, or is compressed, as `torch.save` never does.
+        zipfile.BadZipFile: it is no archive, or not a whole one.
+    """
+    with zipfile.ZipFile(file) as archive:
+        pickles = [record for record in archive.infolist() if record.filename.lower().endswith("data.pkl")]
+        packed = any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist())
+        if packed or any(record.file_size > MAX_HEADER_BYTES for record in pickles):
+            raise CheckpointError(
+                f"{file} was not opened: it is compressed, or its list of tensors has more than {MAX_HEADER_BYTES} "
+                "bytes, neither of which PyTorch writes for a checkpoint. Ask its author for safetensors files."
+            )
+        operations = [operation for record in pickles for operation in pickletools.genops(archive.read(record))]
+    named = [argument or opcode.name for opcode, argument, _ in operations if "GLOBAL" in opcode.name]
+    if strangers := sorted({name for name in named if not NAMES_IN_PICKLES.fullmatch(name)}):
+        raise CheckpointError(
+            f"{file} holds more than tensors and was not opened, because it could run code of its own: it names "
+            f"{', '.join(strangers[:3])}. Ask its author for safetensors files."
+        )

@@ -11,6 +11,7 @@ is in our format. `recipe` and `vision_tower` are those of `plan_conversion`:
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
+from llava_next_video.conversion.checkpoint_files import load_pickle
 from llava_next_video.conversion.original_config import is_original
 from llava_next_video.conversion.plan import plan_conversion
 from llava_next_video.conversion.recipes import recipe_named
@@ -56,7 +57,10 @@ class OriginalFormat:
             config = LlavaNextVideoConfig.from_dict(plan.config.to_dict(), **changes)
         rest.setdefault("generation_config", plan.generation_config)
         state_dict = {tensor.name: tensor for tensor in plan.tensors}
-        loaded = model_class.from_pretrained(None, *args, config=config, state_dict=state_dict, **rest)
+        try:
+            loaded = model_class.from_pretrained(None, *args, config=config, state_dict=state_dict, **rest)
+        finally:
+            load_pickle.cache_clear()  # the pages of its file count as this process's memory
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.name_or_path = model.config.name_or_path = str(source)
         return loaded

@@ -143,25 +143,33 @@ def grid_pinpoints(config: dict, tile_side: int) -> list[list[int]] | None:
 
     The original writes [width, height], and of two equally good sizes takes the first.
 
+    Raises:
+        ValueError: they are written in another way, or are more than anyone can mean.
+
     >>> grid_pinpoints({"image_grid_pinpoints": "[(336, 672), (672, 336)]"}, 336)
     [[672, 336], [336, 672]]
     >>> grid_pinpoints({"image_grid_pinpoints": "(1x1),...,(1x2)"}, 384)
     [[384, 384], [768, 384]]
     """
-    pinpoints = config.get("image_grid_pinpoints")
-    if not pinpoints:
+    written = config.get("image_grid_pinpoints")
+    if not written:
         return None
-    if isinstance(pinpoints, str) and "x" in pinpoints:
-        ends = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
-        (first_columns, first_rows), (last_columns, last_rows) = ends[0], ends[-1]
-        pinpoints = [
-            [columns * tile_side, rows * tile_side]
-            for columns in range(first_columns, last_columns + 1)
-            for rows in range(first_rows, last_rows + 1)
-        ]
-    elif isinstance(pinpoints, str):
-        pinpoints = ast.literal_eval(pinpoints)
-    return [[height, width] for width, height in pinpoints]
+    try:
+        if ends := re.fullmatch(r"\((\d\d?)x(\d\d?)\),.*\((\d\d?)x(\d\d?)\)", str(written)[:100]):
+            first_columns, first_rows, last_columns, last_rows = map(int, ends.groups())
+            pinpoints = [
+                [columns * tile_side, rows * tile_side]
+                for columns in range(first_columns, last_columns + 1)
+                for rows in range(first_rows, last_rows + 1)
+            ]
+        else:
+            pinpoints = ast.literal_eval(written) if isinstance(written, str) else written
+        return [[int(height), int(width)] for width, height in pinpoints]
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(
+            f"The original configuration says image_grid_pinpoints = {str(written)[:100]}, which is neither a list of "
+            "[width, height] in pixels nor a range of tiles like '(1x1),...,(6x6)'. It is damaged."
+        ) from error
 
 
 def text_config(config: dict, rope_factor: float) -> dict:

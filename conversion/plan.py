@@ -12,7 +12,6 @@ from llava_next_video.conversion.checkpoint_files import folder_with_weights, st
 from llava_next_video.conversion.planned_tensors import (
     TOWER_PREFIX,
     PlannedTensor,
-    expected_shapes,
     match_shapes,
     rename_all,
     rename_tower,
@@ -71,5 +70,5 @@ def plan_conversion(
         sources, dropped = sources | tower_sources, dropped | tower_dropped
     for part in (settings.config, settings.config.text_config, settings.config.vision_config):
         part.dtype = dtype or settings.config.dtype
-    tensors = match_shapes(sources, expected_shapes(settings.config), dtype)
+    tensors = match_shapes(sources, settings.config, dtype)
     return Plan(**vars(settings), source=source, tensors=tensors, dropped=dropped)

@@ -109,9 +109,18 @@ def check_equal(first: StoredTensor, second: StoredTensor):
 
 
 def expected_shapes(config: LlavaNextVideoConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of our model's weights; nothing is allocated."""
-    with torch.device("meta"):
-        model = LlavaNextVideoForConditionalGeneration(config)
+    """Names and shapes of our model's weights; nothing is allocated.
+
+    Raises:
+        CheckpointError: a weight would be larger than any memory.
+    """
+    try:
+        with torch.device("meta"):
+            model = LlavaNextVideoForConditionalGeneration(config)
+    except (RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"The configuration asks for weights that cannot exist: {str(error).splitlines()[0]}. It is damaged."
+        ) from error
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]
@@ -119,13 +128,21 @@ def expected_shapes(config: LlavaNextVideoConfig) -> dict[str, tuple[int, ...]]:
 
 
 def match_shapes(
-    sources: dict[str, StoredTensor], shapes: dict[str, tuple[int, ...]], dtype: torch.dtype | None
+    sources: dict[str, StoredTensor], config: LlavaNextVideoConfig, dtype: torch.dtype | None
 ) -> list[PlannedTensor]:
     """Pair every weight of the result with its source, in the order of the source's files.
 
     Raises:
         CheckpointError: one is missing, left over, or does not fit.
     """
+    # Before layers are built, which takes memory even without their weights.
+    for part in (config.text_config, config.vision_config):
+        if part.num_hidden_layers > len(sources):
+            raise CheckpointError(
+                f"The configuration promises a {part.model_type} of {part.num_hidden_layers} layers; the checkpoint "
+                f"holds {len(sources)} weights in all. The configuration is damaged, or another checkpoint's."
+            )
+    shapes = expected_shapes(config)
     missing, left_over = sorted(set(shapes) - set(sources)), sorted(set(sources) - set(shapes))
     if missing or left_over:
         found = [sources[name].name for name in left_over]
@@ -136,7 +153,9 @@ def match_shapes(
         )
     for name, shape in shapes.items():
         stored = sources[name].shape
-        if stored != shape and not (name in VOCABULARY and stored[1:] == shape[1:] and stored[0] <= shape[0]):
+        # Tokens that the tokenizer has and the embeddings have not get rows; never as many as there are already.
+        grows = name in VOCABULARY and stored[1:] == shape[1:] and stored[0] <= shape[0] < 2 * stored[0]
+        if stored != shape and not grows:
             raise CheckpointError(
                 f"The weight {sources[name].name!r} has shape {stored}; its configuration asks for {shape}. "
                 "The configuration is another checkpoint's, or the vision tower is not the right one "

@@ -51,7 +51,7 @@ def read_original_config(folder: Path) -> dict:
         raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
     if not is_original(config):
         raise CheckpointError(

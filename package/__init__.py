@@ -19,8 +19,12 @@ from transformers import (
 from transformers.models.auto import processing_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from llava_next_video.chat import VideoChat
 from llava_next_video.conversion.direct_loading import register_original_format
 from llava_next_video.conversion.rope import rope_factor_for
+from llava_next_video.finite import check_finite
+from llava_next_video.frame_sheet import draw_frame_sheet
+from llava_next_video.hub_export import CUSTOM_PIPELINES, RegisteredPipelines, export_for_hub, write_settings
 from llava_next_video.modeling import (
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
@@ -32,6 +36,8 @@ from llava_next_video.processing import (
     LlavaNextVideoImageProcessor,
     LlavaNextVideoProcessor,
     LlavaNextVideoVideoProcessor,
+    ReadingLimits,
+    VideoLimitError,
     VideoReadError,
     read_video,
 )
@@ -59,6 +65,8 @@ def register():
         default={"model": (DEMO_CHECKPOINT, "main")},
         type="multimodal",
     )
+    VideoTextToTextPipeline.write_settings = staticmethod(write_settings)
+    LlavaNextVideoConfig.custom_pipelines = RegisteredPipelines(CUSTOM_PIPELINES)
 
 
 register()
@@ -72,8 +80,14 @@ __all__ = [
     "LlavaNextVideoPreTrainedModel",
     "LlavaNextVideoProcessor",
     "LlavaNextVideoVideoProcessor",
+    "ReadingLimits",
+    "VideoChat",
+    "VideoLimitError",
     "VideoReadError",
     "VideoTextToTextPipeline",
+    "check_finite",
+    "draw_frame_sheet",
+    "export_for_hub",
     "read_video",
     "rope_factor_for",
 ]

@@ -1,21 +1,26 @@
-"""Runs that are killed, sources that are damaged, destinations that cannot be written."""
+"""Runs that are killed, sources that are damaged or hostile, destinations that cannot be written."""
 
 import hashlib
 import json
 import os
 import pickle
 import random
+import resource
 import shutil
 import signal
 import time
+import zipfile
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
+import jinja2
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor
 
-from llava_next_video import LlavaNextVideoForConditionalGeneration
+from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
 from llava_next_video.__main__ import main
 from llava_next_video.conversion import writing
 from llava_next_video.conversion.checkpoint_files import stored_tensors
@@ -25,6 +30,17 @@ from tests.golden_data import Recording
 
 
 SHARDED, PICKLED = Recording("qwen_grid_avg"), Recording("llama_notoken_avg_before")
+
+
+@pytest.fixture
+def little_memory():
+    """Let this process take 1 GiB more than it has, so that what takes memory without limit fails in another way than
+    it has to."""
+    [size] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize")]
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (int(size.split()[1]) * 1024 + 2**30, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def copy_of(recording: Recording, folder: Path) -> Path:
@@ -69,6 +85,33 @@ def claim_a_huge_header(file: Path):
         stream.write((10**12).to_bytes(8, "little"))
 
 
+def write_header(file: Path, header: dict | bytes, num_bytes: int = 0):
+    """Make a safetensors file of a header, and of `num_bytes` zeros behind it."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(file, 8 + len(text) + num_bytes)  # the zeros take no room on the disk
+
+
+def entry(shape: list, start: int, stop: int) -> dict:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
+
+
+def headers(**entries) -> Callable[[Path], None]:
+    return lambda file: write_header(file, entries, num_bytes=8)
+
+
+def change_config(**changes) -> Callable[[Path], None]:
+    return lambda file: file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def name_another_file(name: str) -> Callable[[Path], None]:
+    def change(index: Path):
+        weight_map = json.loads(index.read_text())["weight_map"]
+        index.write_text(json.dumps({"weight_map": weight_map | {"lm_head.weight": name.format(index.parent)}}))
+
+    return change
+
+
 def drop_from_shard(file: Path):
     change_tensors(file, lambda tensors: tensors.pop("lm_head.weight"))
 
@@ -86,9 +129,38 @@ INDEX = "model.safetensors.index.json"
         (FIRST, lambda file: file.write_bytes(b""), "is damaged or not complete"),
         (LAST, Path.unlink, f"names the file {LAST}, which is not in"),
         (LAST, drop_from_shard, "names 1 tensors that its files do not hold, the first is 'lm_head.weight'"),
+        (FIRST, headers(a=entry([1], 0, 4), b=entry([2], 0, 8)), "'b' begins at byte 0 behind a tensor that ends at"),
+        (FIRST, headers(a=entry([1], 4, 8)), "'a' begins at byte 4 behind a tensor that ends at byte 0"),
+        (FIRST, headers(a=entry([1], 0, 4)), "its tensors take"),
+        (FIRST, headers(a=entry([10**6, 10**12], 0, 8)), "'a' of shape [1000000, 1000000000000] does not take 8 bytes"),
+        (FIRST, headers(a=entry([10**30, 0], 0, 0), b=entry([2**62, 4], 0, 8)), "does not take 8 bytes"),
+        (FIRST, headers(a=entry([-1, -2], 0, 8)), "'a' has the impossible shape [-1, -2]"),
+        (FIRST, headers(a=entry([2.0], 0, 8)), "'a' has the impossible shape [2.0]"),
+        (FIRST, headers(a={**entry([1], 0, 8), "dtype": "F128"}), "is damaged or not complete: 'F128'"),
+        (FIRST, lambda file: write_header(file, b"[" * 10**6), "is damaged or not complete"),
+        (FIRST, lambda file: write_header(file, b"{}" + b" " * 2**24), "its header has 16777218 bytes, more than"),
         (INDEX, lambda file: file.write_text("{"), "is not an index of weights"),
+        (INDEX, lambda file: file.write_text("[" * 10**6), "is not an index of weights"),
+        (INDEX, lambda file: file.write_text('{"weight_map": ["a"]}'), "is not an index of weights"),
+        (INDEX, lambda file: file.write_text('{"weight_map": {"a": {}}}'), "is not an index of weights"),
+        (INDEX, lambda file: os.truncate(file, 2**25), "it has 33554432 bytes, more than 16777216"),
+        (INDEX, name_another_file(f"../source/{FIRST}"), f"names the file ../source/{FIRST}, which is not in"),
+        (INDEX, name_another_file(f"{{}}/{FIRST}"), "which is not in"),
+        (INDEX, name_another_file(".."), "names the file .., which is not in"),
         ("config.json", lambda file: file.write_text("{"), "config.json is damaged"),
         ("config.json", Path.unlink, "is not a checkpoint: it has no config.json"),
+        ("config.json", lambda file: file.write_text("[" * 10**6), "config.json is damaged"),
+        ("config.json", change_config(hidden_size=10**9), "its configuration asks for (1000000000,)"),
+        ("config.json", change_config(hidden_size=10**12), "asks for weights that cannot exist"),
+        ("config.json", change_config(vocab_size=10**9), "its configuration asks for (1000000000, 64)"),
+        ("config.json", change_config(num_attention_heads=10**9), "asks for weights that cannot exist"),
+        (
+            "config.json",
+            change_config(num_hidden_layers=10**5),
+            "promises a qwen2 of 100000 layers; the checkpoint",
+        ),
+        ("config.json", change_config(image_grid_pinpoints="(1x1),...,(9999x9999)"), "nor a range of tiles"),
+        ("config.json", change_config(image_grid_pinpoints="(" * 10**6), "nor a range of tiles"),
         (
             "config.json",
             lambda file: file.write_text('{"model_type": "llama"}'),
@@ -106,10 +178,31 @@ INDEX = "model.safetensors.index.json"
         ),
     ],
 )
-def test_damaged_checkpoint_is_one_clear_error(tmp_path, capsys, file, damage, message):
+def test_damaged_checkpoint_is_one_clear_error(tmp_path, capsys, little_memory, file, damage, message):
     source = copy_of(SHARDED, tmp_path)
     damage(source / file)
     assert message in fails(capsys, source, tmp_path / "made", SHARDED.vision_tower)
+
+
+def test_links_are_followed_as_the_cache_of_the_hub_has_them(tmp_path):
+    blobs = copy_of(SHARDED, tmp_path)
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(Path("../source") / file.name)
+    assert list(stored_tensors(snapshot)) == list(stored_tensors(blobs))
+    plan = plan_conversion(str(snapshot), vision_tower=SHARDED.vision_tower)
+    assert convert(plan, tmp_path / "made").num_tensors == len(plan.tensors)
+
+
+def test_evil_chat_template_runs_no_code(tmp_path):
+    processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)
+    processor.chat_template = "{{ cycler.__init__.__globals__.os.mkdir('%s') }}" % (tmp_path / "template-was-here")
+    processor.save_pretrained(tmp_path / "evil")
+    evil = AutoProcessor.from_pretrained(tmp_path / "evil")
+    with pytest.raises(jinja2.exceptions.SecurityError):
+        evil.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "What?"}]}])
+    assert not (tmp_path / "template-was-here").exists()
 
 
 def test_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
@@ -141,30 +234,90 @@ def test_two_names_of_one_weight_with_different_values_are_one_clear_error(tmp_p
     )
 
 
-class RunsCode:
+class Calls:
+    """Calls a function when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
     def __reduce__(self):
-        return os.mkdir, ("pickle-was-here",)
+        return self.call
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda value, file: file.write_bytes(pickle.dumps(value))])
-def test_pickle_that_runs_code_is_refused(tmp_path, capsys, monkeypatch, save):
+RUNS_CODE = {"lm_head.weight": Calls(os.mkdir, "pickle-was-here")}
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (
+            lambda file: torch.save(RUNS_CODE, file),
+            "holds more than tensors and was not opened, because it could run code of its own: it names posix mkdir",
+        ),
+        (lambda file: torch.save(RUNS_CODE, file, pickle_protocol=4), "it names STACK_GLOBAL"),
+        (
+            lambda file: file.write_bytes(pickle.dumps(RUNS_CODE)),
+            "before PyTorch 1.6 (2020), which is not read: File is not a zip file",
+        ),
+    ],
+)
+def test_pickle_that_runs_code_is_refused(tmp_path, capsys, monkeypatch, save, message):
     source = copy_of(PICKLED, tmp_path)
-    save({"lm_head.weight": RunsCode()}, source / "pytorch_model.bin")
+    save(source / "pytorch_model.bin")
     monkeypatch.chdir(tmp_path / "source")
-    message = fails(capsys, source, tmp_path / "made", PICKLED.vision_tower)
-    assert "holds more than tensors and was not opened, because it could run code of its own" in message
+    assert message in fails(capsys, source, tmp_path / "made", PICKLED.vision_tower)
     assert not Path("pickle-was-here").exists()
+
+
+def test_pickle_that_runs_code_is_refused_by_models_of_our_format(tmp_path, monkeypatch):
+    LlavaNextVideoConfig.from_pretrained(DEMO_CHECKPOINT).save_pretrained(tmp_path)
+    torch.save(RUNS_CODE, tmp_path / "pytorch_model.bin")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path)
+    assert not Path("pickle-was-here").exists()
+
+
+def rewritten(file: Path, change=lambda data: data, compression: int = zipfile.ZIP_STORED):
+    """Write a `.bin` file again, with a changed pickle or compressed."""
+    with zipfile.ZipFile(file) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in records.items():
+            archive.writestr(name, change(data) if name.endswith("data.pkl") else data)
+
+
+def zip_bomb(file: Path):
+    """0.1 MB that unpack to 100 MB."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a/data.pkl", "w") as record:
+        record.write(bytes(10**8))
+
+
+def claim_more_than_there_is(file: Path):
+    torch.save({"lm_head.weight": torch.ones(1000)}, file)
+    rewritten(file, lambda data: data.replace(b"M\xe8\x03", b"J\xff\xff\xff\x3f"))  # 1000, 2**30 - 1
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda file: os.truncate(file, 1000), "pytorch_model.bin is damaged or not complete"),
+        (lambda file: os.truncate(file, 1000), "pytorch_model.bin is not complete, or has the format of before"),
         (lambda file: torch.save([torch.ones(2)], file), "is not a dictionary of tensors"),
+        (lambda file: torch.save({7: torch.ones(2)}, file), "is not a dictionary of tensors"),
+        (lambda file: torch.save({"a": Calls(bytearray, 2**33)}, file), "was not opened, because it could run code"),
+        (zip_bomb, "was not opened: it is compressed, or its list of tensors has more than 16777216 bytes"),
+        (lambda file: rewritten(file, compression=zipfile.ZIP_DEFLATED), "was not opened: it is compressed, or"),
+        (lambda file: torch.save({"a" * 2**25: torch.ones(1)}, file), "has more than 16777216 bytes"),
+        (lambda file: rewritten(file, lambda data: data[:99]), "pytorch_model.bin is damaged or not complete"),
+        (claim_more_than_there_is, "pytorch_model.bin is damaged or not complete"),
+        (
+            lambda file: torch.save({"a": torch.ones(1).expand(10**6, 10**6)}, file),
+            "'a' of shape [1000000, 1000000] takes 4000000000000 bytes, the file has",
+        ),
         (Path.unlink, "holds no weights: it has none of ['model.safetensors', 'pytorch_model.bin'], and no index"),
     ],
 )
-def test_damaged_pickle_is_one_clear_error(tmp_path, capsys, write, message):
+def test_damaged_pickle_is_one_clear_error(tmp_path, capsys, little_memory, write, message):
     source = copy_of(PICKLED, tmp_path)
     write(source / "pytorch_model.bin")
     assert message in fails(capsys, source, tmp_path / "made", PICKLED.vision_tower)

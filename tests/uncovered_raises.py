@@ -1,0 +1,43 @@
+"""Which `raise` does no test reach? `python -m tests.uncovered_raises [arguments of pytest]`.
+
+Runs the tests and prints the `raise` statements of the package that never ran; exit status 1 when there are any, and
+pytest's own when a test fails. That their messages are compared (`match=`) is for the reader of the tests to see.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+import coverage
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("package", "modeling", "processing", "conversion")
+
+
+def raises_in(path: Path) -> set[int]:
+    """Lines of the `raise` statements in a file, except those that pass an error on."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {node.lineno for node in nodes if isinstance(node, ast.Raise) and node.exc is not None}
+
+
+def main(arguments: list[str]) -> int:
+    watch = coverage.Coverage(data_file=None, include=[f"{ROOT}/{folder}/*.py" for folder in FOLDERS])
+    watch.start()
+    status = pytest.main(arguments)
+    watch.stop()
+    data = watch.get_data()
+    never = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for folder in FOLDERS
+        for path in sorted(ROOT.glob(f"{folder}/*.py"))
+        for line in sorted(raises_in(path) - set(data.lines(str(path)) or ()))
+    ]
+    if never:
+        print(f"\n{len(never)} raise statements that no test reaches:", *never, sep="\n  ")
+    return status or bool(never)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
