@@ -15,6 +15,9 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 # Vision towers we can run layer by layer, and whether their output starts with a class token.
 HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
 
+# More than any model has: a configuration with larger numbers is damaged, or hostile.
+MAX_LAYERS, MAX_PATCHES_PER_SIDE = 1000, 256
+
 # Settings with which the built-in computes what this package computes. It ignores these keys (and stops at an unknown
 # `spatial_pool_mode`), so a checkpoint with other values would be loaded by it and answer wrongly.
 BUILT_IN_SETTINGS = {
@@ -128,6 +131,13 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             # Where the code of an exported checkpoint lies beside it. We are in its place, and save without it.
             kwargs.pop("auto_map", None)
             kwargs.pop("custom_pipelines", None)
+        for name in ("vision_config", "text_config"):
+            part = getattr(self, name)
+            if isinstance(part, dict) and (num_layers := part.get("num_hidden_layers") or 0) > MAX_LAYERS:
+                raise ValueError(
+                    f"{name}.num_hidden_layers is {num_layers}; more than {MAX_LAYERS} are refused, because layers "
+                    "take memory before a weight is read."
+                )
         super().__post_init__(**kwargs)
         if self.vision_feature_select_strategy.startswith(REFUSAL):
             self.vision_feature_select_strategy = self.strategy_of_the_tower
@@ -178,6 +188,12 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             raise ValueError(
                 f"vision_feature_select_strategy is {self.vision_feature_select_strategy!r}; with a {tower} tower it "
                 f"has to be {expected!r}, because that tower has {'a' if HAS_CLASS_TOKEN[tower] else 'no'} class token."
+            )
+        if not 1 <= self.patches_per_side <= MAX_PATCHES_PER_SIDE:
+            raise ValueError(
+                f"vision_config has image_size {self.vision_config.image_size} and patch_size "
+                f"{self.vision_config.patch_size}, which makes {self.patches_per_side} patches on a side; it has to be "
+                f"1 to {MAX_PATCHES_PER_SIDE}."
             )
         num_layers = self.vision_config.num_hidden_layers
         layers = self.vision_feature_layer

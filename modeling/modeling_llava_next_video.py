@@ -7,10 +7,12 @@ model come from `AutoModel`; attention kernels, gradient checkpointing and paral
 Shape letters: B batch, L sequence, F frames, T image tiles, P patches, h x w grid of patches, D channels, N tokens.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -116,6 +118,17 @@ class LlavaNextVideoMultiModalProjector(nn.Module):
         return self.linear_2(self.act(self.linear_1(features)))
 
 
+def check_index(folder: Path):
+    """Raise a ValueError when an index of weights names files outside its folder, which transformers would open."""
+    for index in folder.glob("*.index.json"):
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        if outside := sorted(name for name in names if Path(name).name != name):
+            raise ValueError(
+                f"{index} names the file {outside[0]!r}, which is not in its folder, and was not opened. Download the "
+                "checkpoint again, from someone you trust."
+            )
+
+
 class LlavaNextVideoPreTrainedModel(PreTrainedModel):
     """What the classes below share: configuration, weight initialisation and what transformers may do with them."""
 
@@ -140,6 +153,8 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
             return cls.original_format.model(cls, pretrained_model_name_or_path, *args, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            check_index(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
@@ -396,14 +411,14 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
 
 
 def warn_beyond_context(num_tokens: int, text_config: PreTrainedConfig):
-    """Warn, once for each length, about a prompt that is longer than what the language model was trained on."""
+    """Warn, once, about a prompt that is longer than what the language model was trained on."""
     rope = getattr(text_config, "rope_parameters", None) or {}  # not every language model has rotary positions,
     context = getattr(text_config, "max_position_embeddings", None)  # or a limit
     if context is not None and rope.get("rope_type") == "linear":
         context = int(context * rope["factor"])
     if context is not None and num_tokens > context:
         logger.warning_once(
-            f"The prompt has {num_tokens} tokens; the language model was trained on {context}, and answers get worse "
+            f"A prompt has more than the {context} tokens that the language model was trained on; answers get worse "
             "or stay empty beyond. Use fewer frames (num_frames), or stretch the positions: llava_next_video's "
             "`rope_factor_for` says how much, config.text_config.rope_parameters or `convert --rope-factor` does it."
         )

@@ -459,6 +459,8 @@ def as_list(videos) -> list:
     """The videos of one prompt: none, one, a list of them, or an array (videos, frames, height, width, 3)."""
     if videos is None:
         return []
+    if isinstance(videos, list | tuple) and not videos:
+        raise ValueError("The pipeline got an empty list where a video was expected. Pass a video, or `text` alone.")
     several = isinstance(videos, list | tuple) and not is_valid_video(videos)
     return list(videos) if several or getattr(videos, "ndim", 0) == 5 else [videos]
 

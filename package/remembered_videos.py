@@ -82,7 +82,7 @@ class VideoMemory:
         if video.key is None:
             return
         self.videos[video.key] = video
-        for key in list(self.videos)[: len(self.videos) - self.max_videos]:
+        for key in list(self.videos)[: max(len(self.videos) - self.max_videos, 0)]:
             self.videos.pop(key, None)
 
     def take_conversation(self, token_ids: torch.Tensor, videos: list[Hashable]) -> Conversation | None:

@@ -148,6 +148,12 @@ class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
                 f"cut into tiles of {tile_side}x{tile_side}, but that does not divide. Give the image processor "
                 "image_grid_pinpoints that are multiples of its crop_size (or, without cropping, of its size)."
             )
+        if target_height * target_width > self.limits.max_frame_pixels:
+            raise ValueError(
+                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, "
+                f"which is over max_frame_pixels={self.limits.max_frame_pixels}. The checkpoint's image_grid_pinpoints "
+                "are damaged; or raise this limit of the image processor (`limits`)."
+            )
         height, width = get_patch_output_size(image, (target_height, target_width), ChannelDimension.FIRST)
         top, left = (target_height - height) // 2, (target_width - width) // 2
         resized = self.resize(image, SizeDict(height=height, width=width), resample=resample)

@@ -156,9 +156,10 @@ INDEX = "model.safetensors.index.json"
         ("config.json", change_config(num_attention_heads=10**9), "asks for weights that cannot exist"),
         (
             "config.json",
-            change_config(num_hidden_layers=10**5),
-            "promises a qwen2 of 100000 layers; the checkpoint",
+            change_config(num_hidden_layers=900),
+            "promises a qwen2 of 900 layers; the checkpoint",
         ),
+        ("config.json", change_config(num_hidden_layers=10**7), "num_hidden_layers is 10000000; more than 1000 are"),
         ("config.json", change_config(image_grid_pinpoints="(1x1),...,(9999x9999)"), "nor a range of tiles"),
         ("config.json", change_config(image_grid_pinpoints="(" * 10**6), "nor a range of tiles"),
         (
@@ -276,6 +277,18 @@ def test_pickle_that_runs_code_is_refused_by_models_of_our_format(tmp_path, monk
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path)
     assert not Path("pickle-was-here").exists()
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/tmp/model.safetensors"])
+def test_index_of_our_format_names_files_of_its_folder_only(tmp_path, name):
+    LlavaNextVideoConfig.from_pretrained(DEMO_CHECKPOINT).save_pretrained(tmp_path)
+    (tmp_path / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": name}}))
+    with pytest.raises(ValueError, match="which is not in its folder, and was not opened"):
+        LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / INDEX).rename(tmp_path / "inner" / INDEX)
+    with pytest.raises(ValueError, match="which is not in its folder, and was not opened"):
+        LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path, subfolder="inner")
 
 
 def rewritten(file: Path, change=lambda data: data, compression: int = zipfile.ZIP_STORED):

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import resource
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,7 +107,11 @@ def work(corpus: list[bytes], pipe: Connection):
         taken = status("VmHWM") - before
         if outcome.problem is None and taken > MEMORY_BYTES:
             outcome = Outcome("memory", f"{taken} bytes of memory were taken")
-        left = len(os.listdir("/proc/self/fd")) - files, len(os.listdir("/proc/self/task")) - threads
+        for _ in range(100):  # a thread that was joined may be listed for a moment
+            left = len(os.listdir("/proc/self/fd")) - files, len(os.listdir("/proc/self/task")) - threads
+            if left == (0, 0):
+                break
+            time.sleep(0.01)
         if outcome.problem is None and left != (0, 0):
             outcome = Outcome("left open", f"{left[0]} files and {left[1]} threads were left open")
             files, threads = files + left[0], threads + left[1]

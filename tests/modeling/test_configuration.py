@@ -8,7 +8,7 @@ from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltIn
 
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig
 from llava_next_video.modeling.configuration_llava_next_video import REFUSAL
-from tests.tiny import config_arguments
+from tests.tiny import config_arguments, vision_config
 
 
 def test_defaults_are_those_of_the_builtin():
@@ -128,6 +128,10 @@ def test_way_to_exported_code_is_neither_followed_nor_saved(tmp_path):
         ),
         ({"vision_feature_layer": -6}, "vision_feature_layer is -6; a tower of 4 layers has hidden states 0 to 4"),
         ({"vision_feature_layer": [-2, 5]}, r"vision_feature_layer is \[-2, 5\]"),
+        (
+            {"vision_config": {**vision_config(), "image_size": 10**6}},
+            "makes 250000 patches on a side; it has to be 1 to",
+        ),
         ({"vision_chunk_size": 0}, "vision_chunk_size is 0; it has to be at least 1"),
         ({"vision_config": {"model_type": "vit"}}, "vision_config.model_type is 'vit'; the towers are .*siglip"),
     ],
@@ -135,3 +139,10 @@ def test_way_to_exported_code_is_neither_followed_nor_saved(tmp_path):
 def test_error_names_the_key_the_value_and_what_is_allowed(recipe, message):
     with pytest.raises(StrictDataclassError, match=message):
         LlavaNextVideoConfig(**config_arguments(**recipe))
+
+
+@pytest.mark.parametrize("name", ["vision_config", "text_config"])
+def test_error_for_more_layers_than_any_model_has(name):
+    arguments = config_arguments()
+    with pytest.raises(ValueError, match=rf"{name}\.num_hidden_layers is 1001; more than 1000 are refused"):
+        LlavaNextVideoConfig(**{**arguments, name: {**arguments[name], "num_hidden_layers": 1001}})

@@ -143,7 +143,7 @@ def test_many_questions_about_one_video_and_many_videos_in_one_question(pipe, cl
 def test_frames_can_be_chosen(pipe, clips):
     for arguments, count in (({"num_frames": 3}, 3), ({"fps": 1}, 2), ({"do_sample_frames": False}, 40), ({}, 32)):
         sample = pipe.preprocess({"videos": clips[0], "text": QUESTION}, processor_kwargs=arguments)["samples"]
-        assert len(sample.videos[0].pixels) == count
+        assert len(sample.videos[0].processed.pixel_values) == count
         direct = pipe(clips[0], QUESTION, **arguments)
         assert direct == pipe(clips[0], QUESTION, processor_kwargs=arguments)
 
@@ -209,6 +209,7 @@ def test_text_only_question(pipe):
         ({"text": "a", "max_new_tokens": 2, "generate_kwargs": {"max_new_tokens": 3}}, ValueError, "pass each once"),
         ({"text": "a", "return_full_text": True, "return_tensors": True}, ValueError, "token ids are never cut"),
         ({"text": "a", "max_tokens": 3}, ValueError, r"not used by the model: \['max_tokens'"),
+        ({"videos": [], "text": "What?"}, ValueError, "got an empty list where a video was expected"),
         ({"videos": "a.mp4", "text": "<video> or <video>?"}, ValueError, "have 2 <video> placeholders, but 1"),
     ],
 )

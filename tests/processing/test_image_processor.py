@@ -32,6 +32,12 @@ def test_path_data_uri_and_base64_give_the_same_pixels(processor, picture):
     assert nested.size == (32, 24)
 
 
+def test_error_when_a_grid_is_larger_than_any_picture(processor, picture):
+    processor.image_grid_pinpoints = [[16 * 10**5, 16 * 10**5]]
+    with pytest.raises(ValueError, match=r"padded to 1600000x1600000 pixels, .* is over max_frame_pixels=35389440"):
+        processor(Image.open(picture))
+
+
 def test_pictures_are_read_within_limits_that_are_not_of_the_checkpoint(processor, picture, tmp_path):
     with pytest.raises(VideoReadError, match=r"127\.0\.0\.1, which is not a public address"):
         processor.fetch_images("http://127.0.0.1:9/picture.png")
