@@ -16,7 +16,7 @@ setup(
     package_dir=FOLDERS,
     packages=["llava_next_video", *(f"llava_next_video.{name}" for name in SUBPACKAGES)],
     package_data={
-        "llava_next_video": ["demo_checkpoint/*", "model_card.md.jinja", "py.typed"],
+        "llava_next_video": ["demo_checkpoint/*", "model_card.md.jinja", "*.pyi", "py.typed"],
         "llava_next_video.processing": ["chat_templates/*.jinja"],
     },
 )

@@ -4,6 +4,7 @@ The built-in reads no files with PyAV by itself; its frames come from transforme
 again it keeps them, as a careful user would, and encodes them again, as it has to.
 """
 
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -76,6 +77,20 @@ def tokens(number: int) -> dict:
     return {"max_new_tokens": number, "min_new_tokens": number, "do_sample": False}
 
 
+def decoding(side: str):
+    """Steps of a tiny model, whose time is almost all spent in Python."""
+
+    def prepare(setting: Setting):
+        setting = replace(setting, tiny=True)
+        whole, of_side = model(side, "clip", setting), processor(side, "clip", setting)
+        frames = np.zeros((2, 40, 60, 3), dtype=np.uint8)
+        inputs = of_side(text=f"{of_side.video_token}\nWhat happens?", videos=[frames], return_tensors="pt")
+        inputs = inputs.to(whole.device, whole.dtype)
+        return lambda: whole.generate(**inputs, **tokens(200))
+
+    return prepare
+
+
 def our_pipeline(setting: Setting):
     parts = {"model": model(HERE, "clip", setting), "processor": processor(HERE, "clip", setting)}
     return pipeline("video-text-to-text", remembered_videos=8, **parts)
@@ -133,6 +148,12 @@ COMPARISONS = [
         {HERE: answer_here, BUILTIN: answer_builtin},
         least={BUILTIN: 1},
         warm_up=False,
+    ),
+    Comparison(
+        "decoding",
+        "200 tokens of a tiny model: what a step costs besides its arithmetic",
+        {side: decoding(side) for side in (HERE, BUILTIN)},
+        rounds=9,
     ),
     Comparison(
         "second_question",

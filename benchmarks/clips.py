@@ -55,7 +55,8 @@ def encode(
     rng = np.random.default_rng(seed)
     num_frames = seconds * FRAMES_PER_SECOND
     options = {"preset": "veryfast" if height < 2160 else "ultrafast", "g": str(keyframe_interval)}
-    options |= {"x264-params": "scenecut=0"}
+    # PyAV asks for a slice for each thread, where films have one slice.
+    options |= {"x264-params": "scenecut=0:sliced-threads=0"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"

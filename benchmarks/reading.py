@@ -11,6 +11,7 @@ from benchmarks.clips import clip
 from benchmarks.comparison import BUILTIN, HERE, Comparison, Setting, Unavailable
 from llava_next_video import read_video
 from llava_next_video.processing.frame_sampling import uniform_indices
+from llava_next_video.processing.video_processing_llava_next_video import in_parallel
 
 
 NUM_FRAMES = 32
@@ -76,6 +77,22 @@ def opencv(name: str):
     return prepare
 
 
+def eight_here(name: str):
+    def prepare(setting: Setting):
+        read = here(name)(setting)
+        return lambda: in_parallel(lambda number: read(), range(8))
+
+    return prepare
+
+
+def eight_one_after_another(read_one):
+    def prepare(setting: Setting):
+        read = read_one(setting)
+        return lambda: [read() for _ in range(8)]
+
+    return prepare
+
+
 def all_readers(name: str) -> dict:
     return {HERE: here(name), BUILTIN: builtin(name), "torchcodec": torchcodec(name), "OpenCV": opencv(name)}
 
@@ -92,6 +109,15 @@ COMPARISONS = [
         "read 32 frames, 60 s of 720p, keyframe every 250",
         all_readers("60s-720p-keyframes-250"),
         least={BUILTIN: 1.3, "torchcodec": 1},
+    ),
+    Comparison(
+        "read_batch",
+        "read 32 frames of each of 8 videos, 60 s of 360p, variable rate",
+        {
+            HERE: eight_here("60s-360p-vfr"),
+            "here, one after another": eight_one_after_another(here("60s-360p-vfr")),
+            BUILTIN: eight_one_after_another(builtin("60s-360p-vfr")),
+        },
     ),
     Comparison("read_10_minutes", "read 32 frames, 10 min of 480p", all_readers("10min-480p")),
     Comparison("read_hour", "read 32 frames, 60 min of 240p", all_readers("60min-240p"), least={BUILTIN: 3}),

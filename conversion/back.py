@@ -17,7 +17,7 @@ from llava_next_video.conversion.planned_tensors import PlannedTensor
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.vision_towers import KNOWN
 from llava_next_video.conversion.weight_names import BACK, rename
-from llava_next_video.modeling import LlavaNextVideoConfig
+from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 
 
 ORIGINAL_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")

@@ -6,18 +6,17 @@ is in our format. `recipe` and `vision_tower` are those of `plan_conversion`:
 
     model = LlavaNextVideoForConditionalGeneration.from_pretrained("lmms-lab/LLaVA-NeXT-Video-32B-Qwen")
     processor = LlavaNextVideoProcessor.from_pretrained("lmms-lab/LLaVA-NeXT-Video-32B-Qwen")
+
+The configuration brings this module with it, so what needs models and processors is imported when it is called.
 """
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+import llava_next_video
 from llava_next_video.conversion.checkpoint_files import load_pickle
 from llava_next_video.conversion.original_config import is_original
-from llava_next_video.conversion.plan import plan_conversion
-from llava_next_video.conversion.recipes import recipe_named
-from llava_next_video.conversion.settings import USUAL_ORIGIN, plan_settings
-from llava_next_video.modeling import LlavaNextVideoConfig, LlavaNextVideoPreTrainedModel
-from llava_next_video.processing import LlavaNextVideoProcessor
+from llava_next_video.conversion.recipes import USUAL_ORIGIN, recipe_named
 
 
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -43,18 +42,23 @@ class OriginalFormat:
     @staticmethod
     def config_dict(source, kwargs: dict) -> tuple[dict, dict]:
         """The configuration as a dictionary in our format, and the arguments that are left."""
+        from llava_next_video.conversion.settings import plan_settings
+
         download, options, rest = split_options(kwargs)
         return plan_settings(str(source), **options, **download).config.to_dict(), rest
 
     @staticmethod
     def model(model_class, source, *args, config=None, **kwargs):
         """A model, or whatever else `from_pretrained` was asked to return."""
+        from llava_next_video.conversion.plan import plan_conversion
+
         download, options, rest = split_options(kwargs)
         plan = plan_conversion(str(source), **options, **download)
         warn_about_assumptions(str(source), plan.origins)
         if not isinstance(config, PreTrainedConfig):
-            changes = {name: rest.pop(name) for name in list(rest) if name in LlavaNextVideoConfig.__annotations__}
-            config = LlavaNextVideoConfig.from_dict(plan.config.to_dict(), **changes)
+            config_class = type(plan.config)
+            changes = {name: rest.pop(name) for name in list(rest) if name in config_class.__annotations__}
+            config = config_class.from_dict(plan.config.to_dict(), **changes)
         rest.setdefault("generation_config", plan.generation_config)
         state_dict = {tensor.name: tensor for tensor in plan.tensors}
         try:
@@ -66,8 +70,10 @@ class OriginalFormat:
         return loaded
 
     @staticmethod
-    def processor(source, kwargs: dict) -> LlavaNextVideoProcessor:
+    def processor(source, kwargs: dict):
         """The processor with the checkpoint's recipe; other arguments are settings of it or of its parts."""
+        from llava_next_video.conversion.settings import plan_settings
+
         download, options, rest = split_options(kwargs)
         processor = plan_settings(str(source), **options, **download).processor
         for part in (processor, processor.video_processor, processor.image_processor):
@@ -109,7 +115,7 @@ class OriginalConfig(PreTrainedConfig):
         options = {name: kwargs[name] for name in PLAN_OPTIONS if name in kwargs}
         translated, _ = OriginalFormat.config_dict(source, {**options, "revision": revision})
         # `recipe` and `vision_tower` stay among the unused arguments: the model is loaded with them next.
-        return LlavaNextVideoConfig.from_dict(translated, name_or_path=source, **kwargs)
+        return llava_next_video.LlavaNextVideoConfig.from_dict(translated, name_or_path=source, **kwargs)
 
 
 class LlavaQwenConfig(OriginalConfig):
@@ -124,12 +130,4 @@ class LlavaMistralConfig(OriginalConfig):
     model_type = "llava_mistral"
 
 
-def register_original_format():
-    """Make our classes and `AutoConfig` read original checkpoints.
-
-    A plain `model_type: llava` is left to the built-in `Llava` by the Auto classes; only our own classes recognise it.
-    """
-    for reader in (LlavaNextVideoConfig, LlavaNextVideoPreTrainedModel, LlavaNextVideoProcessor):
-        reader.original_format = OriginalFormat
-    for config_class in (LlavaQwenConfig, LlavaLlamaConfig, LlavaMistralConfig):
-        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+ORIGINAL_CONFIGS = (LlavaQwenConfig, LlavaLlamaConfig, LlavaMistralConfig)

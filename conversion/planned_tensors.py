@@ -16,7 +16,8 @@ from llava_next_video.conversion.weight_names import (
     TOWER_RENAMED,
     rename,
 )
-from llava_next_video.modeling import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
+from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from llava_next_video.modeling.modeling_llava_next_video import LlavaNextVideoForConditionalGeneration
 
 
 VOCABULARY = ("model.language_model.embed_tokens.weight", "lm_head.weight")

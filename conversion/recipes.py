@@ -187,6 +187,7 @@ USUAL = {
         "mistral_direct", "average", 2, "before_projector", "no_token", 32, "uniform_repeated", False, 1.0
     ),
 }
+USUAL_ORIGIN = "what is usual for its language model"  # where a fact is from, that is from there
 
 
 def find_released(name: str) -> Released | None:

@@ -9,15 +9,12 @@ from transformers import GenerationConfig
 from llava_next_video.conversion.checkpoint_files import CheckpointError, local_folder
 from llava_next_video.conversion.original_config import is_original, our_config, recipe_in, usual_recipe
 from llava_next_video.conversion.processor import make_processor
-from llava_next_video.conversion.recipes import Recipe, find_released, resolve
+from llava_next_video.conversion.recipes import USUAL_ORIGIN, Recipe, find_released, resolve
 from llava_next_video.conversion.rope import rope_factor_for
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES, make_generation_config, prepare_tokenizer
 from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower
-from llava_next_video.modeling import LlavaNextVideoConfig
+from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import LlavaNextVideoProcessor
-
-
-USUAL_ORIGIN = "what is usual for its language model"
 
 
 @dataclass

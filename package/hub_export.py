@@ -28,7 +28,7 @@ from llava_next_video.conversion.checkpoint_files import (
 from llava_next_video.conversion.hub import upload
 from llava_next_video.conversion.writing import appearing_at_once, check_destination, readable
 from llava_next_video.model_card import model_card
-from llava_next_video.modeling import LlavaNextVideoConfig
+from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import LlavaNextVideoProcessor
 
 
@@ -55,15 +55,6 @@ CUSTOM_PIPELINES = {
 SETTINGS = ["*.json", "*.jinja", "*.model", "*.txt"]
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"  # of the weights of a loaded model; those of a folder are copied as they are
-
-
-class RegisteredPipelines(dict):
-    """The `custom_pipelines` of a configuration in a process that has this package: they name the task to
-    `pipeline(model=...)`, and leave its class to the registry, where ours is. (A task that is *in* them would be loaded
-    from the checkpoint's folder, or refused without trust.)"""
-
-    def __contains__(self, task) -> bool:
-        return False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llava_next_video import processing
 from llava_next_video.conversion.recipes import RELEASED, Recipe, Released, find_released
-from llava_next_video.modeling import LlavaNextVideoConfig
+from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import LlavaNextVideoProcessor
 
 

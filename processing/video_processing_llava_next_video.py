@@ -1,6 +1,9 @@
 """Videos for LLaVA-NeXT-Video: read files, choose frames, and turn them into pixel values."""
 
 import mimetypes
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +40,8 @@ from .video_reading import read_picture, read_video
 from .video_sources import LimitsMixin, ReadingLimits, is_video_source
 
 
+# Each is decoded in as many threads as there are processors, and holds the frames it needs for that.
+MOST_VIDEOS_TOGETHER = 8
 SAMPLING_RULES = ("uniform", "uniform_repeated", "fps_capped", "legacy")
 
 
@@ -140,12 +145,13 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
             raise ValueError(
                 f"The video processor got {len(videos)} videos and video_metadata of {len(metadata)}; pass one each."
             )
-        frames_and_metadata = [
-            read_video(video, choose if sample_files else None, self.limits)
-            if is_video_source(video)
-            else sample_array(video, known, choose if sample_arrays else None, self.limits)
-            for video, known in zip(videos, metadata)
-        ]
+
+        def frames_of(video, known) -> tuple[np.ndarray | torch.Tensor, VideoMetadata]:
+            if is_video_source(video):
+                return read_video(video, choose if sample_files else None, self.limits)
+            return sample_array(video, known, choose if sample_arrays else None, self.limits)
+
+        frames_and_metadata = in_parallel(frames_of, videos, metadata)
         return super().preprocess(
             [channels_first(frames) for frames, _ in frames_and_metadata],
             video_metadata=[described for _, described in frames_and_metadata],
@@ -229,6 +235,15 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
             return BatchFeature({"pixel_values_videos": processed[0][None]}, tensor_type=return_tensors)
         ragged = len({len(video) for video in processed}) > 1
         return BatchFeature({"pixel_values_videos": processed}, tensor_type=None if ragged else return_tensors)
+
+
+def in_parallel(function: Callable, *arguments: Sequence) -> list:
+    """As `list(map(function, *arguments))`, several at a time: decoding lets go of Python's lock."""
+    together = min(len(arguments[0]), os.cpu_count() or 1, MOST_VIDEOS_TOGETHER)
+    if together == 1:
+        return list(map(function, *arguments))
+    with ThreadPoolExecutor(together) as threads:
+        return list(threads.map(function, *arguments))
 
 
 def as_list_of_videos(videos) -> list:

@@ -8,6 +8,7 @@ are not frames, frames that cannot be decoded because the file begins in the mid
 counted instead.
 """
 
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -20,6 +21,7 @@ import av.filter
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 from transformers.utils.logging import tqdm
 from transformers.video_utils import VideoMetadata
@@ -37,6 +39,7 @@ from .video_sources import (
 )
 
 
+MOST_THREADS = 16  # of a decoder, as FFmpeg has it
 ChooseFrames = Callable[[VideoMetadata], Sequence[int]]
 PILLOW_ERRORS = (OSError, EOFError, SyntaxError)  # of broken files
 
@@ -187,6 +190,8 @@ class VideoReader:
         check_pixels(context.height, context.width, self.limits)
         context.options = {"max_pixels": str(self.limits.max_frame_pixels)}
         stream.thread_type = "AUTO"
+        # Twice as many as processors, because packets that are skipped take a thread's turn too.
+        context.thread_count = min(2 * (os.cpu_count() or 1), MOST_THREADS)
         return stream
 
     def packets(self, container, stream) -> Iterator[av.Packet]:
@@ -290,6 +295,7 @@ class VideoReader:
         first = next(frames)
         height, width = first.height, first.width
         stacked = self.allocate(num_frames, height, width)
+        converter = VideoReformatter()  # one for all; that of a frame has its tables made anew
         progress = tqdm(
             chain([first], frames),
             desc="Reading video",
@@ -301,7 +307,7 @@ class VideoReader:
         )
         for position, frame in enumerate(progress):
             self.file.check()
-            stacked[position] = frame.to_ndarray(format="rgb24", width=width, height=height)
+            stacked[position] = converter.reformat(frame, width, height, format="rgb24").to_ndarray()
         return upright(stacked, first)
 
     def allocate(self, num_frames: int, height: int, width: int) -> np.ndarray:

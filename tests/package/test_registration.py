@@ -163,3 +163,46 @@ def test_transformers_itself_still_loads_its_own_classes_in_a_process_without_us
 def test_pipeline_task_is_registered_without_disturbing_the_others():
     tasks = transformers.pipelines.PIPELINE_REGISTRY.get_supported_tasks()
     assert {"video-text-to-text", "image-text-to-text", "text-generation"} <= set(tasks)
+
+
+def run_fresh(code: str):
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_package_imports_nothing_that_waits_to_be_used():
+    waiting = ["av", "transformers.models.auto.configuration_auto", "transformers.modeling_utils", "torchvision"]
+    run_fresh(f"import sys, llava_next_video; assert not set({waiting}) & set(sys.modules)")
+
+
+IN_PLACE = """
+import llava_next_video, transformers
+from transformers.pipelines import PIPELINE_REGISTRY
+
+folder = llava_next_video.DEMO_CHECKPOINT
+for name in ("Config", "Processor", "VideoProcessor"):
+    loaded = getattr(transformers, f"Auto{name}").from_pretrained(folder)
+    assert type(loaded) is getattr(llava_next_video, f"LlavaNextVideo{name}"), loaded
+model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+assert type(model) is llava_next_video.LlavaNextVideoForConditionalGeneration
+assert PIPELINE_REGISTRY.check_task("video-text-to-text")[1]["impl"] is llava_next_video.VideoTextToTextPipeline
+assert type(transformers.AutoConfig.for_model("llava_qwen")).__module__ == "llava_next_video.conversion.direct_loading"
+"""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import llava_next_video",
+        "from transformers import AutoProcessor, PreTrainedModel, pipeline; import llava_next_video",
+        "import llava_next_video; import transformers.modeling_utils",
+        "import llava_next_video; from transformers import CLIPVisionModel",
+        "import llava_next_video; import transformers.models.auto.video_processing_auto",
+        "from llava_next_video import LlavaNextVideoForConditionalGeneration",
+        "from llava_next_video import LlavaNextVideoConfig",
+        "from llava_next_video import VideoTextToTextPipeline",
+        "import llava_next_video.conversion.direct_loading",
+    ],
+)
+def test_whatever_is_imported_first(first):
+    """transformers' modules import ours, and ours import transformers': neither may find the other half done."""
+    run_fresh(first + IN_PLACE)

@@ -1,4 +1,7 @@
+import io
 import json
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -107,6 +110,35 @@ def test_every_form_of_frames_gives_the_same_pixels(processor, tmp_path):
     ]
     for form in forms:
         assert torch.equal(processor(form, return_tensors="pt")["pixel_values_videos"], expected)
+
+
+class MeetingFile(io.BytesIO):
+    """A file that can be read only while others are."""
+
+    def __init__(self, data: bytes, others: threading.Barrier):
+        super().__init__(data)
+        self.others, self.met = others, False
+
+    def read(self, size: int = -1) -> bytes:
+        if not self.met:
+            self.met = True
+            self.others.wait()
+        return super().read(size)
+
+
+def test_videos_of_a_batch_are_read_at_the_same_time(processor, clip, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    others = threading.Barrier(3, timeout=20)
+    files = [MeetingFile(clip.read_bytes(), others) for _ in range(3)]
+    expected = processor(clip, num_frames=4)["pixel_values_videos"][0]
+    for video in processor(files, num_frames=4)["pixel_values_videos"]:
+        assert torch.equal(video, expected)
+
+
+def test_the_first_bad_video_of_a_batch_is_the_one_that_is_told(processor, clip, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    with pytest.raises(VideoReadError, match="first"):
+        processor([str(clip), "first.mp4", str(clip), "second.mp4"])
 
 
 def test_one_picture_is_a_video_of_one_frame(processor):

@@ -1,0 +1,42 @@
+"""The public names, and where they come from; imported when they are used."""
+
+from .chat import VideoChat
+from .conversion.rope import rope_factor_for
+from .finite import check_finite
+from .frame_sheet import draw_frame_sheet
+from .hub_export import export_for_hub
+from .modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from .modeling.modeling_llava_next_video import (
+    LlavaNextVideoForConditionalGeneration,
+    LlavaNextVideoModel,
+    LlavaNextVideoPreTrainedModel,
+)
+from .pipeline_video_text_to_text import VideoTextToTextPipeline
+from .processing.image_processing_llava_next_video import LlavaNextVideoImageProcessor
+from .processing.processing_llava_next_video import LlavaNextVideoProcessor
+from .processing.video_processing_llava_next_video import LlavaNextVideoVideoProcessor
+from .processing.video_reading import read_video
+from .processing.video_sources import ReadingLimits, VideoLimitError, VideoReadError
+
+DEMO_CHECKPOINT: str
+
+__all__ = [
+    "DEMO_CHECKPOINT",
+    "LlavaNextVideoConfig",
+    "LlavaNextVideoForConditionalGeneration",
+    "LlavaNextVideoImageProcessor",
+    "LlavaNextVideoModel",
+    "LlavaNextVideoPreTrainedModel",
+    "LlavaNextVideoProcessor",
+    "LlavaNextVideoVideoProcessor",
+    "ReadingLimits",
+    "VideoChat",
+    "VideoLimitError",
+    "VideoReadError",
+    "VideoTextToTextPipeline",
+    "check_finite",
+    "draw_frame_sheet",
+    "export_for_hub",
+    "read_video",
+    "rope_factor_for",
+]

@@ -1,0 +1,108 @@
+"""Makes transformers use this package's classes, as late as possible.
+
+Importing our classes imports most of transformers, which takes seconds that a program may not have to spend. So every
+part waits for the module of transformers that it is registered with. When that is imported, ours is imported too; when
+both are there, in whichever order they came, they are introduced to each other.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from wrapt import register_post_import_hook
+
+
+DEMO_CHECKPOINT = str(Path(__file__).parent / "demo_checkpoint")
+"""Folder of the embedded demonstration checkpoint, which knows only moving coloured shapes."""
+
+
+class RegisteredPipelines(dict):
+    """The `custom_pipelines` of a configuration in a process that has this package: they name the task to
+    `pipeline(model=...)`, and leave its class to the registry, where ours is. (A task that is *in* them would be loaded
+    from the checkpoint's folder, or refused without trust.)"""
+
+    def __contains__(self, task) -> bool:
+        return False
+
+
+def introduce(theirs: str, ours: str, introduction: Callable[[ModuleType, ModuleType], None]):
+    """Have a module of ours imported with one of transformers, and call `introduction` with both."""
+    arrived = {}
+
+    def arrives(module: ModuleType):
+        arrived[module.__name__] = module
+        if len(arrived) == 2:
+            introduction(arrived[theirs], arrived[ours])
+
+    register_post_import_hook(arrives, ours)
+    register_post_import_hook(arrives, theirs)
+    # Ours may be what imports theirs: then it is not complete yet, and arrives later.
+    register_post_import_hook(lambda module: import_module(ours), theirs)
+
+
+def register():
+    """Make transformers' Auto classes and pipelines use this package for `model_type: llava_next_video`."""
+    auto = "transformers.models.auto"
+    configuration = "llava_next_video.modeling.configuration_llava_next_video"
+    introduce(f"{auto}.configuration_auto", configuration, register_configuration)
+    introduce(f"{auto}.modeling_auto", "llava_next_video.modeling.modeling_llava_next_video", register_models)
+    introduce(f"{auto}.video_processing_auto", "llava_next_video.processing", register_video_processor)
+    introduce(f"{auto}.processing_auto", "llava_next_video.processing", register_processor)
+    introduce("transformers.pipelines", "llava_next_video.pipeline_video_text_to_text", register_pipeline)
+
+
+def register_configuration(auto: ModuleType, ours: ModuleType):
+    from llava_next_video.conversion.direct_loading import ORIGINAL_CONFIGS, OriginalFormat
+
+    ours.LlavaNextVideoConfig.original_format = OriginalFormat
+    ours.LlavaNextVideoConfig.custom_pipelines = RegisteredPipelines({"video-text-to-text": {}})
+    # A plain `model_type: llava` is left to the built-in `Llava`; only our own classes recognise such originals.
+    for config_class in (ours.LlavaNextVideoConfig, *ORIGINAL_CONFIGS):
+        auto.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+
+
+def register_models(auto: ModuleType, ours: ModuleType):
+    from llava_next_video.conversion.direct_loading import OriginalFormat
+
+    ours.LlavaNextVideoPreTrainedModel.original_format = OriginalFormat
+    auto.AutoModel.register(ours.LlavaNextVideoConfig, ours.LlavaNextVideoModel, exist_ok=True)
+    for name in ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForPreTraining"):
+        auto_class = getattr(auto, name)
+        auto_class.register(ours.LlavaNextVideoConfig, ours.LlavaNextVideoForConditionalGeneration, exist_ok=True)
+
+
+def register_video_processor(auto: ModuleType, ours: ModuleType):
+    from llava_next_video import LlavaNextVideoConfig
+
+    auto.AutoVideoProcessor.register(LlavaNextVideoConfig, ours.LlavaNextVideoVideoProcessor, exist_ok=True)
+
+
+def register_processor(auto: ModuleType, ours: ModuleType):
+    from llava_next_video import LlavaNextVideoConfig
+    from llava_next_video.conversion.direct_loading import OriginalFormat
+
+    ours.LlavaNextVideoProcessor.original_format = OriginalFormat
+    auto.AutoProcessor.register(LlavaNextVideoConfig, ours.LlavaNextVideoProcessor, exist_ok=True)
+    # AutoProcessor looks up processors by class name, its own before registered ones, and has no public way round it.
+    auto.PROCESSOR_MAPPING_NAMES.pop("llava_next_video", None)
+
+
+def register_pipeline(pipelines: ModuleType, ours: ModuleType):
+    from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+    ours.VideoTextToTextPipeline.write_settings = staticmethod(write_settings)
+    pipelines.PIPELINE_REGISTRY.register_pipeline(
+        "video-text-to-text",
+        pipeline_class=ours.VideoTextToTextPipeline,
+        pt_model=(AutoModelForImageTextToText, AutoModelForMultimodalLM),
+        default={"model": (DEMO_CHECKPOINT, "main")},
+        type="multimodal",
+    )
+
+
+def write_settings(*args):
+    """What a pipeline saves besides the weights."""
+    from llava_next_video import hub_export
+
+    hub_export.write_settings(*args)
