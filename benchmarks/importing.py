@@ -36,5 +36,6 @@ COMPARISONS = [
         "import_used",
         "import torch, Auto classes and `pipeline` of transformers, and the package",
         with_and_without_package(USED),
+        warm_up=False,
     ),
 ]

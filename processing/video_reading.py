@@ -9,6 +9,7 @@ counted instead.
 """
 
 import os
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -212,7 +213,7 @@ class VideoReader:
 
     def scan(self, container, stream):
         """List the frames' timestamps in presentation order, and those of the keyframes, without decoding."""
-        timestamps, keyframes = [], []
+        timestamps, keyframes = array("q"), []  # 8 bytes each, where a list takes 40: an hour has 100,000 frames
         for packet in self.packets(container, stream):
             if packet.size == 0 or packet.is_discard:  # end of the stream; frames cut off by an edit list
                 continue
@@ -222,10 +223,11 @@ class VideoReader:
             self.check_num_frames(len(timestamps))
             if packet.is_keyframe:
                 keyframes.append(packet.pts)
-        self.timestamps, self.keyframes = sorted(timestamps), sorted(keyframes)
+        ordered = np.sort(np.frombuffer(timestamps, dtype=np.int64))
+        self.timestamps, self.keyframes = array("q", ordered.tobytes()), sorted(keyframes)
         self.num_frames = len(timestamps)
         # Frames before the first keyframe need one that is missing.
-        if len(set(timestamps)) < self.num_frames or self.timestamps[:1] != self.keyframes[:1]:
+        if (ordered[1:] == ordered[:-1]).any() or list(self.timestamps[:1]) != self.keyframes[:1]:
             raise PacketsAreNotFrames
 
     def metadata(self, container, stream) -> VideoMetadata:
@@ -255,15 +257,15 @@ class VideoReader:
     def decode(self, container, stream, indices: list[int]) -> Iterator[av.VideoFrame]:
         """Yield the frame of each index."""
         wanted = {self.timestamps[index] for index in indices}
-        self.seek(container, stream, self.timestamps[0])
-        frames = self.needed_frames(container, stream, wanted)
+        start = self.timestamps[0]
+        frames = self.needed_frames(stream, self.packets_from(container, stream, start, start), wanted)
         first, number, frame = 0, -1, None  # where decoding began; the frame last decoded
         for index in indices:
             keyframe = self.keyframes[bisect_right(self.keyframes, self.timestamps[index]) - 1]
             number_of_keyframe = bisect_left(self.timestamps, keyframe)
             if number < number_of_keyframe and first < number_of_keyframe:
-                self.seek(container, stream, keyframe)
-                frames = self.needed_frames(container, stream, wanted)
+                packets = self.packets_from(container, stream, keyframe, self.timestamps[index])
+                frames = self.needed_frames(stream, packets, wanted)
                 first, number = number_of_keyframe, number_of_keyframe - 1
             while number < index:
                 frame = next(frames, None)
@@ -276,18 +278,32 @@ class VideoReader:
                     raise PacketsAreNotFrames
             yield frame
 
-    def needed_frames(self, container, stream, wanted: set[int]) -> Iterator[av.VideoFrame]:
+    def needed_frames(self, stream, packets: Iterator[av.Packet], wanted: set[int]) -> Iterator[av.VideoFrame]:
         """Decode the frames with the timestamps `wanted`, and those that others are predicted from."""
         context = stream.codec_context
-        for packet in self.packets(container, stream):
+        for packet in packets:
             context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
             yield from packet.decode()
 
-    def seek(self, container, stream, timestamp: int):
+    def packets_from(self, container, stream, keyframe: int, target: int) -> Iterator[av.Packet]:
+        """Packets from a keyframe on, or from an earlier one if the file does not lead there; `target` is the first
+        frame wanted, of those that start with this keyframe."""
+        first, packets = self.packets_after_seek(container, stream, keyframe)
+        if first is not None and first.pts != keyframe and first.pts in self.keyframes:
+            # MP4 files of a variable rate are sought in by other times than those of the frames.
+            first, packets = self.packets_after_seek(container, stream, target)
+            if first is None or first.pts != keyframe:
+                first, packets = self.packets_after_seek(container, stream, keyframe)
+        return packets if first is None else chain([first], packets)
+
+    def packets_after_seek(self, container, stream, timestamp: int) -> tuple[av.Packet | None, Iterator[av.Packet]]:
+        """The first packet, if any, and those behind it."""
         try:
             container.seek(timestamp, stream=stream)
         except av.FFmpegError as error:  # the file cannot be sought in
             raise PacketsAreNotFrames from error
+        packets = self.packets(container, stream)
+        return next(packets, None), packets
 
     def stack_upright(self, frames: Iterator[av.VideoFrame], num_frames: int) -> np.ndarray:
         """Convert frames to RGB and turn them upright, (num_frames, height, width, 3); a bar shows when it takes

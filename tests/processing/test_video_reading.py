@@ -20,9 +20,16 @@ import pytest
 from av.stream import Disposition
 from PIL import Image, ImageOps
 
+from benchmarks.clips import encode
 from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError, read_video
 from llava_next_video.processing import video_reading
-from llava_next_video.processing.video_reading import PacketsAreNotFrames, VideoReader, read_picture, upright
+from llava_next_video.processing.video_reading import (
+    GuardedFile,
+    PacketsAreNotFrames,
+    VideoReader,
+    read_picture,
+    upright,
+)
 from tests.fuzz.corpus import CLIPS as CORPUS
 from tests.fuzz.corpus import NUM_FRAMES, PICTURES, make_corpus
 from tests.tiny import number_of, numbered_frame, write_video
@@ -532,4 +539,26 @@ def test_file_that_cannot_be_sought_in_is_counted():
             raise av.error.PermissionError(1, "Operation not permitted")
 
     with pytest.raises(PacketsAreNotFrames):
-        VideoReader(None, ReadingLimits()).seek(Container(), None, 0)
+        VideoReader(None, ReadingLimits()).packets_after_seek(Container(), None, 0)
+
+
+def test_keyframes_of_a_variable_rate_are_found(tmp_path):
+    """FFmpeg looks for them in MP4 by times that are later than the frames', and would stop one keyframe too early."""
+    path = tmp_path / "variable.mp4"
+    encode(path, height=64, width=96, seconds=8, keyframe_interval=50, variable_rate=True, seed=0)
+    with path.open("rb") as file:
+        reader = VideoReader(GuardedFile(file, ReadingLimits()), ReadingLimits())
+        with reader.open() as container:
+            stream = reader.stream_of(container)
+            reader.scan(container, stream)
+            keyframes = reader.keyframes
+            assert len(keyframes) == 4
+            plainly = [reader.packets_after_seek(container, stream, keyframe)[0].pts for keyframe in keyframes]
+            assert plainly != keyframes
+            for keyframe in keyframes:
+                target = reader.timestamps[reader.timestamps.index(keyframe) + 10]
+                assert next(reader.packets_from(container, stream, keyframe, target)).pts == keyframe
+            # A frame too near to its keyframe leads nowhere better: decoding begins earlier.
+            late = max(index for index, landed in enumerate(plainly) if landed != keyframes[index])
+            packets = reader.packets_from(container, stream, keyframes[late], keyframes[late])
+            assert next(packets).pts == plainly[late]
