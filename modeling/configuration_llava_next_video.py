@@ -68,7 +68,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         slow_frame_stride (`int`, *optional*): (new) slow-fast videos: frames 0, n, 2n, ... keep `spatial_pool_stride`,
             the others are pooled twice as coarsely, and each frame is closed by a learned token. Needs grid newlines
             (`add_faster_video` with `faster_token_stride`).
-        vision_chunk_size (`int`, defaults to 8): (new) how many frames or image tiles go through the tower at once.
+        vision_chunk_size (`int`, defaults to 4): (new) how many frames or image tiles go through the tower at once.
             More is not faster once the device is busy; peak memory grows with it, not with the length of a video.
         image_seq_length, video_seq_length (`int`): kept for readers of the built-in's configuration; not used.
         tie_word_embeddings (`bool`, defaults to `False`): whether `lm_head` is the embedding matrix.
@@ -121,7 +121,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
     spatial_pool_position: Literal["before_projector", "after_projector"] = "before_projector"
     video_newline_position: Literal["no_token", "one_token", "frame", "grid"] = "no_token"
     slow_frame_stride: int | None = None
-    vision_chunk_size: int = 8
+    vision_chunk_size: int = 4
     image_seq_length: int = 576
     video_seq_length: int = 288
     tie_word_embeddings: bool = False

@@ -18,7 +18,7 @@ def test_defaults_are_those_of_the_builtin():
         "spatial_pool_position": "before_projector",
         "video_newline_position": "no_token",
         "slow_frame_stride": None,
-        "vision_chunk_size": 8,
+        "vision_chunk_size": 4,
     }
     assert {key: value for key, value in ours.items() if key not in builtin} == new_keys
     assert {key: value for key, value in ours.items() if key in builtin} == builtin
