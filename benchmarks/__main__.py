@@ -1,6 +1,6 @@
 """Compare this package with transformers' built-in and with what else a user has: `python -m benchmarks`.
 
-Without names every comparison is run, in about 25 minutes on two idle cores; with names only these. The table is
+Without names every comparison is run, in 20 minutes on two idle cores; with names only these. The table is
 printed and, with the plot, written next to this file.
 """
 

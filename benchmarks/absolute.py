@@ -12,7 +12,7 @@ from statistics import median
 import torch
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from benchmarks.answers import num_frames, tokens
+from benchmarks.answers import tokens
 from benchmarks.comparison import HERE, Setting
 from benchmarks.models import model, processor
 
@@ -67,7 +67,7 @@ def measure(setting: Setting) -> list[dict]:
     """One record for each way of running the same prompt."""
     whole, of_side = model(HERE, "clip", setting), processor(HERE, "clip", setting)
     side = 40 if setting.tiny else 360
-    frames = torch.randint(256, (num_frames(setting), 3, side, side), dtype=torch.uint8)
+    frames = torch.randint(256, (setting.num_frames, 3, side, side), dtype=torch.uint8)
     inputs = of_side(text=f"{of_side.video_token}\nWhat happens?", videos=[frames], return_tensors="pt")
     inputs = inputs.to(whole.device, whole.dtype)
     rate, operations = matrix_rate(setting), weight_operations(setting, inputs)

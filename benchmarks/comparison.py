@@ -1,7 +1,7 @@
 """What a comparison is, and how it is measured.
 
 Seconds are measured in one process, the sides in turn (A B C, A B C, ...), so that a machine that gets slower does so
-for all. Memory is the peak resident set of a fresh process above what it held when everything was loaded.
+for all. Memory is the peak of a fresh process above what it held when everything was loaded.
 """
 
 import ctypes
@@ -39,6 +39,11 @@ class Setting:
     clips: Path
     device: str = "cpu"
 
+    @property
+    def num_frames(self) -> int:
+        """Of a video, where models look at it: 32, but 4 on a CPU, where a frame takes more than a second."""
+        return 3 if self.tiny else 32 if self.device == "cuda" else 4
+
 
 @dataclass
 class Comparison:
@@ -46,14 +51,13 @@ class Comparison:
 
     Args:
         name: on the command line.
-        what: the work, in the words of the table.
+        what: the work, in the words of the table; `{num_frames}` is the setting's.
         sides: for each way a function that prepares it, and returns the function to be measured; the first is `HERE`.
             Preparing raises `Unavailable` where a way does not exist.
         measure: `"seconds"`, or the `"peak"` of memory in bytes.
         least: for sides that have a target, the least ratio of theirs to ours that is asked for.
         most_extra_seconds: or how many seconds longer than theirs ours may take.
         rounds: how often each side is measured.
-        warm_up: whether each side is run once before.
     """
 
     name: str
@@ -63,7 +67,6 @@ class Comparison:
     least: dict[str, float] = field(default_factory=dict)
     most_extra_seconds: float | None = None
     rounds: int = 5
-    warm_up: bool = True
 
 
 @dataclass
@@ -114,9 +117,6 @@ def run(comparison: Comparison, setting: Setting) -> list[Row]:
             runs[side] = prepare(setting)
         except Unavailable as reason:
             missing[side] = str(reason)
-    if comparison.measure == "seconds" and comparison.warm_up:
-        for function in runs.values():
-            function()
     values = {side: [] for side in runs}
     cpu_seconds = dict.fromkeys(runs, 0.0)
     for _ in range(rounds):
@@ -130,7 +130,8 @@ def run(comparison: Comparison, setting: Setting) -> list[Row]:
     for side in comparison.sides:
         if side == HERE:
             continue
-        row = Row(comparison.name, comparison.what, side, comparison.measure, median(ours))
+        what = comparison.what.format(num_frames=setting.num_frames)
+        row = Row(comparison.name, what, side, comparison.measure, median(ours))
         row.least, row.most_extra_seconds = comparison.least.get(side), comparison.most_extra_seconds
         if side in missing:
             row.note = missing[side]
@@ -164,13 +165,18 @@ def peak_in_fresh_process(comparison: Comparison, side: str, setting: Setting) -
 
 
 def peak_of(comparison: Comparison, side: str, setting: Setting) -> int:
-    """Bytes of resident memory (Linux) that running a side takes above what was there when it was prepared."""
+    """Bytes of resident memory (Linux), and of the GPU, that running a side takes above what was there when it was
+    prepared."""
     function = comparison.sides[side](setting)
     ctypes.CDLL(None).malloc_trim(0)  # what was freed while preparing would be used again, and not be counted
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
     before = resident_bytes("VmRSS")
+    if setting.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before += torch.cuda.memory_allocated()
     function()
-    return resident_bytes("VmHWM") - before
+    on_device = torch.cuda.max_memory_allocated() if setting.device == "cuda" else 0
+    return resident_bytes("VmHWM") + on_device - before
 
 
 def resident_bytes(name: str) -> int:

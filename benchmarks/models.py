@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.initialization import no_init_weights
 from transformers.models.llava_next_video import (
     LlavaNextVideoConfig as BuiltinConfig,
 )
@@ -20,7 +21,7 @@ from transformers.models.llava_next_video import (
 )
 
 import llava_next_video
-from benchmarks.comparison import BUILTIN, Setting
+from benchmarks.comparison import BUILTIN, HERE, Setting
 
 
 CLIP_L = {
@@ -93,10 +94,13 @@ def model(side: str, tower: str, setting: Setting) -> PreTrainedModel:
     """The model of one side, in eval mode; both sides share their weights."""
     arguments = configuration(tower, setting.tiny)
     config = (BuiltinConfig if side == BUILTIN else llava_next_video.LlavaNextVideoConfig)(**arguments)
-    with torch.device(setting.device):
+    with no_init_weights(), torch.device(setting.device):
         made = AutoModelForImageTextToText.from_config(config, dtype=dtype(setting.device)).eval()
     if side == BUILTIN:
-        made.load_state_dict(model("here", tower, setting).state_dict(), assign=True)
+        made.load_state_dict(model(HERE, tower, setting).state_dict(), assign=True)
+    else:
+        for parameter in made.parameters():
+            parameter.data.normal_(std=0.02)
     made.generation_config.pad_token_id = demo_processor().tokenizer.pad_token_id
     return made
 
