@@ -55,13 +55,20 @@ def main(arguments: list[str] | None = None):
     names = [*COMPARISONS, TRACING]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of a comparison: {', '.join(names)}")
     parser.add_argument("--clips", type=Path, default=DEFAULT_FOLDER, help="where clips are made and kept")
+    parser.add_argument(
+        "--num-frames",
+        type=int,
+        default=32 if torch.cuda.is_available() else 2,
+        help="of videos that questions are asked about, and of vision features if more than 8 (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, help="the table; `results.md` beside this file when all are run")
     parser.add_argument("--tiny", action="store_true", help="tiny models and clips, one round: does everything run?")
     parser.add_argument("--peak", metavar="SIDE", help=argparse.SUPPRESS)  # used by `peak_in_fresh_process`
     args = parser.parse_args(arguments)
     if unknown := sorted(set(args.names) - set(names)):
         parser.error(f"there is no comparison {unknown[0]!r}; choose from {', '.join(names)}")
-    setting = Setting(args.tiny, args.clips, "cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    setting = Setting(args.tiny, args.clips, device, args.num_frames)
     if args.peak is not None:
         print(peak_of(COMPARISONS[args.names[0]], args.peak, setting))
         return

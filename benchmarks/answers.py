@@ -121,7 +121,8 @@ def many_here(setting: Setting):
 
     def ask():
         path = clip(f"question-{next(numbers) % 8}", setting.clips, setting.tiny)
-        return pipe(path, QUESTIONS, batch_size=len(QUESTIONS), num_frames=2, generate_kwargs=tokens(8))
+        arguments = {"num_frames": setting.num_frames, "generate_kwargs": tokens(8)}
+        return pipe(path, QUESTIONS, batch_size=len(QUESTIONS), **arguments)
 
     return ask
 
@@ -130,7 +131,7 @@ def many_builtin(setting: Setting):
     pipe, numbers = builtin_pipeline(setting), count()
 
     def ask():
-        frames = frames_of(clip(f"question-{next(numbers) % 8}", setting.clips, setting.tiny), 2)
+        frames = frames_of(clip(f"question-{next(numbers) % 8}", setting.clips, setting.tiny), setting.num_frames)
         chats = [chat(frames, question) for question in QUESTIONS]
         return pipe(text=chats, batch_size=len(QUESTIONS), generate_kwargs=tokens(8))
 
@@ -140,7 +141,7 @@ def many_builtin(setting: Setting):
 COMPARISONS = [
     Comparison(
         "first_question",
-        "whole answer of 8 tokens, {num_frames} frames of 60 s of 720p, CLIP-L and 0.5B",
+        "whole answer of 8 tokens, {setting.num_frames} frames of 60 s of 720p, CLIP-L and 0.5B",
         {HERE: answer_here, BUILTIN: answer_builtin},
         least={BUILTIN: 1},
     ),
@@ -152,13 +153,13 @@ COMPARISONS = [
     ),
     Comparison(
         "second_question",
-        "first token of another question about the same video, {num_frames} frames, CLIP-L and 0.5B",
+        "first token of another question about the same video, {setting.num_frames} frames, CLIP-L and 0.5B",
         {HERE: again_here, BUILTIN: again_builtin},
         least={BUILTIN: 10},
     ),
     Comparison(
         "eight_questions",
-        "8 questions about each of 8 videos, a batch for each, 2 frames, 8 tokens, through the pipelines",
+        "8 questions about each of 8 videos, a batch for each, {setting.num_frames} frames, 8 tokens, in pipelines",
         {HERE: many_here, BUILTIN: many_builtin},
         least={BUILTIN: 4},
         rounds=8,  # one for each video

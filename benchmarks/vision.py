@@ -6,11 +6,10 @@ from benchmarks.comparison import BUILTIN, HERE, Comparison, Setting
 from benchmarks.models import configuration, model
 
 
-def features(side: str, tower: str, num_frames: int | None = None):
+def features(side: str, tower: str, num_frames: int | None):
     def prepare(setting: Setting):
         side_pixels = configuration(tower, setting.tiny)["vision_config"]["image_size"]
-        frames = 3 if setting.tiny else num_frames or setting.num_frames
-        pixels = torch.randn(1, frames, 3, side_pixels, side_pixels)
+        pixels = torch.randn(1, num_frames or setting.num_vision_frames, 3, side_pixels, side_pixels)
         encoder = model(side, tower, setting)
         pixels = pixels.to(encoder.device, encoder.dtype)
 
@@ -27,11 +26,11 @@ def both(tower: str, num_frames: int | None = None) -> dict:
     return {side: features(side, tower, num_frames) for side in (HERE, BUILTIN)}
 
 
-# A frame takes more than a second on two cores: memory, which does not vary, is measured once.
+# A frame takes more than a second on two cores: few are measured, and memory once.
 COMPARISONS = [
     Comparison(
         "vision",
-        "vision features, {num_frames} frames, CLIP-L/14-336",
+        "vision features, {setting.num_vision_frames} frames, CLIP-L/14-336",
         both("clip"),
         least={BUILTIN: 1 / 0.97},
     ),
