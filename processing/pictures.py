@@ -56,7 +56,7 @@ def read_picture(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS) ->
     picture = open_picture(source, limits, decoding_deadline(limits))
     with named_errors(source, ValueError):
         values = picture_values(picture)  # (c, h, w)
-        rgb = on_8_bit_scale(three_channels(values)).to(torch.uint8)  # (3, h, w)
+        rgb = rounded(on_8_bit_scale(three_channels(values)))  # (3, h, w)
     return Image.fromarray(rgb.movedim(0, -1).contiguous().numpy())
 
 
@@ -244,13 +244,18 @@ def on_8_bit_scale(values: torch.Tensor, largest: float | None = None) -> torch.
     low, high = (value.item() for value in values.aminmax())
     if not (low >= 0 and high <= 255):  # NaN is not either
         raise ValueError(
-            f"A picture has values from {low:g} to {high:g} ({values.dtype}), which is no brightness. Pass uint8 of "
+            f"A picture has values from {low:.10g} to {high:.10g} ({values.dtype}), which is no brightness. Pass uint8 of "
             "0..255, uint16 of 0..65535, or floats of 0..1 or 0..255; pixels that are normalized already go with "
             "do_rescale=False and do_normalize=False."
         )
     if values.is_floating_point() and (high if largest is None else largest) <= 1:
         return (values.float() * 255).round().to(torch.uint8)
     return values
+
+
+def rounded(values: torch.Tensor) -> torch.Tensor:
+    """Values of 0..255 as uint8: what a PIL image becomes, whatever its mode."""
+    return (values.round() if values.is_floating_point() else values).to(torch.uint8)
 
 
 def on_own_scale(values: torch.Tensor) -> torch.Tensor:
@@ -284,7 +289,10 @@ def rgb_values(
         ValueError: it is no picture: its shape, dtype or values.
     """
     values = three_channels(values_within(picture, limits, layout))
-    return on_own_scale(values) if own_scale else on_8_bit_scale(values)
+    if own_scale:
+        return on_own_scale(values)
+    values = on_8_bit_scale(values)
+    return rounded(values) if isinstance(picture, Image.Image) else values
 
 
 def values_within(picture, limits: ReadingLimits, layout: str | None = None) -> torch.Tensor:
@@ -322,7 +330,7 @@ def rgb_frames(
     deadline = decoding_deadline(limits)
     with limits_of_arrays():
         check_num_frames(len(pictures), limits)
-    frames, shapes = [], set()
+    frames, shapes, of_pillow = [], set(), []
     for picture in pictures:
         with limits_of_arrays():
             deadline.check()
@@ -340,10 +348,13 @@ def rgb_frames(
             largest = max(largest, largest_float(values) or 0)
         else:
             values = on_8_bit_scale(values)
+            values = rounded(values) if isinstance(picture, Image.Image) else values
         frames.append(values)
+        of_pillow.append(isinstance(picture, Image.Image))
     for position, values in enumerate(frames):
         if not own_scale and values.is_floating_point():
-            frames[position] = on_8_bit_scale(values, largest)
+            values = on_8_bit_scale(values, largest)
+            frames[position] = rounded(values) if of_pillow[position] else values
     return stack_frames(frames)
 
 

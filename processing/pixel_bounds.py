@@ -15,6 +15,7 @@ from .video_sources import ReadingLimits, VideoLimitError
 
 
 ENLARGEMENT = 4
+MOST_FRAMES = 1_000_000
 MOST_TILES = 1024  # of a grid, and grids; the largest of a released checkpoint has 36
 SHAPES = ("anyres", "pad", "square")
 
@@ -81,10 +82,10 @@ def check_settings(limits: ReadingLimits, settings: dict):
         values = settings.get(name)
         values = values if isinstance(values, list | tuple) else [] if values is None else [values]
         if len(values) not in (0, 1, 3) or not all(is_number(value) and value > least for value in values):
-            raise wrong(name, values, "three numbers, one for each colour" + ", greater than 0" * (least == 0))
+            raise wrong(name, list(values), "three numbers, one for each colour" + ", greater than 0" * (least == 0))
     num_frames = settings.get("num_frames")
-    if num_frames is not None and not (is_whole(num_frames) and num_frames <= limits.max_frames):
-        raise wrong("num_frames", num_frames, f"a whole number up to max_frames={limits.max_frames}")
+    if num_frames is not None and not (is_whole(num_frames) and 0 < num_frames <= MOST_FRAMES):
+        raise wrong("num_frames", num_frames, f"a whole number from 1 to {MOST_FRAMES}")
     check_grids(settings.get("image_grid_pinpoints"))
     shape = settings.get("image_aspect_ratio")
     if shape is not None and not (isinstance(shape, str) and shape.startswith(SHAPES)):
