@@ -80,8 +80,8 @@ def register_video_processor(auto: ModuleType, ours: ModuleType):
 
 
 def register_image_processor(auto: ModuleType, ours: ModuleType):
-    """For files that name our class, or none. Most name the built-in's, `LlavaNextImageProcessor`, and get it: under that
-    name ours would replace it for every LLaVA-NeXT model."""
+    """For files that name our class, or none. Most name the built-in's, `LlavaNextImageProcessor`, and get that: ours
+    under its name would replace it for every LLaVA-NeXT model."""
     from llava_next_video import LlavaNextVideoConfig
 
     classes = {"torchvision": ours.LlavaNextVideoImageProcessor}

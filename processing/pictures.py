@@ -169,19 +169,15 @@ def picture_values(picture) -> torch.Tensor:
 
 def array_values(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     """An array as a tensor, without a copy where there can be one."""
-    if isinstance(array, np.ndarray):
-        if array.dtype.kind not in "buif":
-            raise ValueError(
-                f"A picture was given as an array of {array.dtype}, which has no brightness. Pass uint8 of 0..255."
-            )
+    if isinstance(array, np.ndarray) and array.dtype.kind in "buif":
         wide = array.dtype.itemsize > 8  # long double
         array = np.ascontiguousarray(array, dtype=np.float64 if wide else array.dtype.newbyteorder("="))
-    tensor = torch.as_tensor(array)
-    if tensor.is_complex():
+        array = torch.as_tensor(array)
+    if isinstance(array, np.ndarray) or array.is_complex():
         raise ValueError(
-            f"A picture was given as a tensor of {tensor.dtype}, which has no brightness. Pass uint8 of 0..255."
+            f"A picture was given as an array of {array.dtype}, which has no brightness. Pass uint8 of 0..255."
         )
-    return tensor.to(torch.int64) if tensor.dtype in (torch.uint32, torch.uint64) else tensor
+    return array.to(torch.int64) if array.dtype in (torch.uint32, torch.uint64) else array
 
 
 def channels_first(values: torch.Tensor, num_dimensions: int, layout: str | None = None) -> torch.Tensor:
@@ -245,7 +241,7 @@ def on_8_bit_scale(values: torch.Tensor, largest: float | None = None) -> torch.
     if not (low >= 0 and high <= 255):  # NaN is not either
         raise ValueError(
             f"A picture has values from {low:.10g} to {high:.10g} ({values.dtype}), which is no brightness. Pass "
-            "uint8 of 0..255, uint16 of 0..65535, or floats of 0..1 or 0..255; pixels that are normalized already go with "
+            "uint8 of 0..255, uint16 of 0..65535, or floats of 0..1 or 0..255; pixels that are normalized go with "
             "do_rescale=False and do_normalize=False."
         )
     if values.is_floating_point() and (high if largest is None else largest) <= 1:
@@ -311,7 +307,12 @@ def limits_of_arrays():
     try:
         yield
     except OverLimit as problem:
-        raise VideoLimitError("given as pictures or arrays", str(problem)) from problem
+        raise VideoLimitError(describe_arrays(), str(problem)) from problem
+
+
+def describe_arrays() -> str:
+    """How messages name pictures that are no files."""
+    return "given as pictures or arrays"
 
 
 def rgb_frames(

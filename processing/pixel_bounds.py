@@ -29,10 +29,15 @@ def check_on_the_way(height: int, width: int, original: tuple[int, int], limits:
     most = ENLARGEMENT * limits.max_frame_pixels
     if height * width > most:
         raise VideoLimitError(
-            f"of {original[0]}x{original[1]} pixels",
+            describe_sizes(*original),
             f"preparing it takes a picture of {height}x{width} pixels, more than {ENLARGEMENT} times "
             f"max_frame_pixels={limits.max_frame_pixels}; crop what is so long and thin, or raise this limit",
         )
+
+
+def describe_sizes(*sizes: int) -> str:
+    """How messages name a picture or video of which only the sizes are known."""
+    return f"of {'x'.join(map(str, sizes))} pixels"
 
 
 def largest_sides(height: int, width: int, size: SizeDict) -> tuple[int, int]:
@@ -53,8 +58,8 @@ def check_prepared(num_frames: int, height: int, width: int, limits: ReadingLimi
     num_bytes = num_frames * height * width * 3
     if num_bytes > limits.max_result_bytes:
         raise VideoLimitError(
-            f"of {num_frames} frames",
-            f"prepared as {height}x{width} pixels they are {num_bytes} bytes, more than "
+            describe_sizes(num_frames, height, width),
+            f"the pixels prepared of it are {num_bytes} bytes, more than "
             f"max_result_bytes={limits.max_result_bytes}; choose fewer frames, or raise this limit",
         )
 
@@ -77,24 +82,24 @@ def check_settings(limits: ReadingLimits, settings: dict):
             check_side(f"{name}[{side!r}]", getattr(settings.get(name), side, None), limits)
     factor = settings.get("rescale_factor")
     if factor is not None and not (is_number(factor) and factor > 0):
-        raise wrong("rescale_factor", factor, "a number greater than 0; 1/255 for pixels of 0..255")
+        refuse("rescale_factor", factor, "a number greater than 0; 1/255 for pixels of 0..255")
     for name, least in (("image_mean", -math.inf), ("image_std", 0)):
         values = settings.get(name)
         values = values if isinstance(values, list | tuple) else [] if values is None else [values]
         if len(values) not in (0, 1, 3) or not all(is_number(value) and value > least for value in values):
-            raise wrong(name, list(values), "three numbers, one for each colour" + ", greater than 0" * (least == 0))
+            refuse(name, list(values), "three numbers, one for each colour" + ", greater than 0" * (least == 0))
     num_frames = settings.get("num_frames")
     if num_frames is not None and not (is_whole(num_frames) and 0 < num_frames <= MOST_FRAMES):
-        raise wrong("num_frames", num_frames, f"a whole number from 1 to {MOST_FRAMES}")
+        refuse("num_frames", num_frames, f"a whole number from 1 to {MOST_FRAMES}")
     check_grids(settings.get("image_grid_pinpoints"))
     shape = settings.get("image_aspect_ratio")
     if shape is not None and not (isinstance(shape, str) and shape.startswith(SHAPES)):
-        raise wrong("image_aspect_ratio", shape, "'anyres', 'anyres_max_N', 'pad' or 'square'")
+        refuse("image_aspect_ratio", shape, "'anyres', 'anyres_max_N', 'pad' or 'square'")
 
 
 def check_side(name: str, side, limits: ReadingLimits):
     if side is not None and not (is_whole(side) and side > 0 and side**2 <= limits.max_frame_pixels):
-        raise wrong(name, side, f"pixels, of which a square has up to max_frame_pixels={limits.max_frame_pixels}")
+        refuse(name, side, f"pixels, of which a square has up to max_frame_pixels={limits.max_frame_pixels}")
 
 
 def check_grids(grids):
@@ -102,12 +107,12 @@ def check_grids(grids):
         return
     if not isinstance(grids, list | tuple) or not 0 < len(grids) <= MOST_TILES:
         count = f"{len(grids)} entries" if isinstance(grids, list | tuple) else grids
-        raise wrong("image_grid_pinpoints", count, f"1 to {MOST_TILES} sizes [height, width] in pixels")
+        refuse("image_grid_pinpoints", count, f"1 to {MOST_TILES} sizes [height, width] in pixels")
     for grid in grids:
         if not (
             isinstance(grid, list | tuple) and len(grid) == 2 and all(is_whole(side) and side > 0 for side in grid)
         ):
-            raise wrong("image_grid_pinpoints", grid, "sizes [height, width] in pixels")
+            refuse("image_grid_pinpoints", grid, "sizes [height, width] in pixels")
 
 
 def is_whole(value) -> bool:
@@ -118,8 +123,8 @@ def is_number(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def wrong(name: str, value, expected: str) -> ValueError:
-    return ValueError(
+def refuse(name: str, value, expected: str):
+    raise ValueError(
         f"The processor was to be used with {name}={str(value)[:200]}; it has to be {expected}. Correct the "
         "checkpoint's preprocessor settings, or what you passed."
     )

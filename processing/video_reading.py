@@ -188,7 +188,7 @@ class VideoReader:
             return False
         counter = counters.setdefault(packet.stream.index, UnitsOfPictures(codec))
         if counter.add(bytes(packet)) > self.limits.max_packet_units:
-            raise self.too_many_units()
+            self.refuse_units()
         return codec == "hevc"  # FFmpeg's parser of this codec keeps some kilobytes of each unit itself
 
     def open(self, **options: str) -> av.container.InputContainer:
@@ -244,10 +244,10 @@ class VideoReader:
         if packet.size <= most or context is None:  # a unit takes a byte or more
             return
         if count_units(bytes(packet), context.codec.canonical_name, context.extradata or b"", most) > most:
-            raise self.too_many_units()
+            self.refuse_units()
 
-    def too_many_units(self) -> OverLimit:
-        return OverLimit(
+    def refuse_units(self):
+        raise OverLimit(
             f"one of its packets, or pictures, has more units than max_packet_units={self.limits.max_packet_units}; "
             "encode the video with fewer slices, or raise this limit"
         )

@@ -91,7 +91,7 @@ WRONG = {
     "uint32": (np.full((4, 4, 3), 2**32 - 1, dtype=np.uint32), "values from 4294967295"),
     "two channels": (np.zeros((5, 6, 2), np.uint8), r"shape \[.*5, 6, 2\], in which no axis has 3 \(RGB\), 4"),
     "complex": (np.zeros((4, 4, 3), complex), "an array of complex128, which has no brightness"),
-    "complex tensor": (torch.zeros((4, 4, 3), dtype=torch.complex64), "a tensor of torch.complex64, which has no"),
+    "complex tensor": (torch.zeros((4, 4, 3), dtype=torch.complex64), "an array of torch.complex64, which has no"),
 }
 
 
