@@ -17,7 +17,15 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
-from llava_next_video import modeling, pipeline_video_text_to_text, processing, remembered_videos
+from llava_next_video import (
+    model_state,
+    modeling,
+    pipeline_inputs,
+    pipeline_video_text_to_text,
+    processing,
+    remembered_videos,
+    reuse_rule,
+)
 from llava_next_video.conversion.checkpoint_files import (
     PIECE_BYTES,
     CheckpointError,
@@ -189,7 +197,8 @@ def code_files() -> list[Path]:
     """The files of this package that load a checkpoint and run its pipeline."""
     folders = (Path(package.__file__).parent for package in (modeling, processing))
     files = [file for folder in folders for file in sorted(folder.glob("*.py")) if file.name != "__init__.py"]
-    return files + [Path(module.__file__) for module in (pipeline_video_text_to_text, remembered_videos)]
+    of_pipeline = (pipeline_video_text_to_text, pipeline_inputs, remembered_videos, reuse_rule, model_state)
+    return files + [Path(module.__file__) for module in of_pipeline]
 
 
 def write_settings(

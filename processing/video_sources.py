@@ -75,6 +75,10 @@ class LimitsMixin:
 
     limits = DEFAULT_LIMITS
 
+    def open_source(self, source: VideoSource) -> BinaryIO:
+        """[`open_source`] within the limits of this processor."""
+        return open_source(source, self.limits)
+
     def to_dict(self) -> dict:
         return {name: value for name, value in super().to_dict().items() if name != "limits"}
 
