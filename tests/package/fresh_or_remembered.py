@@ -26,7 +26,7 @@ from tests.tiny import TEXT, config_arguments, enliven, make_processor, random_f
 
 
 DEMO = "demo"
-# Language models: with plain caches, with windows, with windows in every other layer, and with layers that keep a state.
+# With plain caches, with windows, with windows in every other layer, and with layers that keep a state.
 LANGUAGE_MODELS = {
     "llama": {"model_type": "llama"},
     "qwen2": {"model_type": "qwen2"},
@@ -246,6 +246,9 @@ class Comparison:
     def change_newlines(self):
         with torch.no_grad():
             self.model.model.image_newline.neg_()
+
+    def change_dtype(self):
+        self.model.to(self.random.choice([torch.float32, torch.bfloat16]))
 
     def change_memory(self):
         self.pipe.forget()
