@@ -40,18 +40,22 @@ class ModelState:
         )
 
 
+def is_plain(weight: torch.Tensor) -> bool:
+    """Whether its numbers lie in memory as they are: sharded and quantized weights are of classes of their own, and
+    offloaded ones on the device "meta"."""
+    return type(weight) in (torch.Tensor, nn.Parameter) and weight.device.type != "meta"
+
+
 def identity(weight: torch.Tensor) -> tuple:
     version = None if weight.is_inference() else weight._version  # counts changes in place
-    return id(weight), weight.data_ptr(), version, weight.dtype, weight.device
+    return id(weight), weight.data_ptr() if is_plain(weight) else None, version, weight.dtype, weight.device
 
 
 def sampled_numbers(weights: list[torch.Tensor]) -> Iterator[bytes]:
-    """Some numbers of every plain weight that is in memory, together for each device and dtype."""
+    """Some numbers of every plain weight, together for each device and dtype."""
     samples = {}
     for weight in weights:
-        # Sharded and quantized weights are of classes of their own, and offloaded ones on the device "meta".
-        plain = type(weight) in (torch.Tensor, nn.Parameter) and weight.device.type != "meta"
-        if plain and weight.is_contiguous() and weight.numel():
+        if is_plain(weight) and weight.is_contiguous() and weight.numel():
             count = min(weight.numel(), NUMBERS_LOOKED_AT)
             sample = weight.detach().as_strided((count,), (weight.numel() // count,))
             samples.setdefault((weight.device, weight.dtype), []).append(sample)
