@@ -179,6 +179,13 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         """Rows (and columns) of vision patches in one frame or tile."""
         return self.vision_config.image_size // self.vision_config.patch_size
 
+    def vision_states(self, layers: int | list[int] | None = None) -> list[int]:
+        """The hidden states of the tower that are projected, counted from 0; `layers` in place of
+        `vision_feature_layer`."""
+        layers = self.vision_feature_layer if layers is None else layers
+        num_states = self.vision_config.num_hidden_layers + 1
+        return [layer % num_states for layer in ([layers] if isinstance(layers, int) else layers)]
+
     def validate_vision_tower(self):
         tower = self.vision_config.model_type
         if tower not in HAS_CLASS_TOKEN:
