@@ -28,14 +28,18 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    get_model_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_llava_next_video import LlavaNextVideoConfig
-from .vision_tower import make_vision_tower
 from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video, pool_grid, tile_grid
 
 
@@ -53,8 +57,26 @@ def register_older_weight_names():
     Its renamings lead to our parameter names, but are applied to classes outside the library only where they are
     registered. Listing them compiles a thousand patterns of all its models, so this waits for the first model.
     """
-    renamings = get_checkpoint_conversion_mapping(LlavaNextVideoConfig.model_type)
-    register_checkpoint_conversion_mapping(LlavaNextVideoConfig.model_type, renamings, overwrite=True)
+    from .vision_tower import TOWERS  # its base classes import `transformers.models.auto`, which may be importing us
+
+    towers = {tower.__name__: tower.__name__.removeprefix("LlavaNextVideo") for tower in TOWERS.values()}
+    for ours, theirs in ({LlavaNextVideoConfig.model_type: LlavaNextVideoConfig.model_type} | towers).items():
+        register_checkpoint_conversion_mapping(ours, get_checkpoint_conversion_mapping(theirs), overwrite=True)
+
+
+def rename_older_weights(module: PreTrainedModel, state_dict: dict, prefix: str, *_):
+    """Let `load_state_dict` take the names that `from_pretrained` takes. `save_pretrained` writes them, and `Trainer`
+    loads its checkpoints with `load_state_dict`, which would leave out what it does not know."""
+    own = {prefix + name: True for name in module.state_dict(keep_vars=True)}
+    if not (unknown := [name for name in state_dict if name.startswith(prefix) and name not in own]):
+        return
+    renamings = [each for each in get_model_conversion_mapping(module) if isinstance(each, WeightRenaming)]
+    for name in unknown:
+        renamed, _ = rename_source_key(name.removeprefix(prefix), renamings, [])
+        for candidate in (prefix + renamed, prefix + renamed.removeprefix(f"{module.base_model_prefix}.")):
+            if candidate in own:
+                state_dict[candidate] = state_dict.pop(name)
+                break
 
 
 @dataclass
@@ -150,6 +172,7 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
     def __init__(self, config: LlavaNextVideoConfig):
         register_older_weight_names()
         super().__init__(config)
+        self.register_load_state_dict_pre_hook(rename_older_weights)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -157,7 +180,10 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
             return cls.original_format.model(cls, pretrained_model_name_or_path, *args, **kwargs)
         if pretrained_model_name_or_path is not None:
             check_index(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple where loading_info was asked for
+        model.base_model.freeze_what_never_runs()  # loading puts new parameters in
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -175,6 +201,8 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = (r"lm_head\.",)
 
     def __init__(self, config: LlavaNextVideoConfig):
+        from .vision_tower import make_vision_tower  # as in `register_older_weight_names`
+
         super().__init__(config)
         width = config.text_config.hidden_size
         self.vocab_size = config.text_config.vocab_size
@@ -184,7 +212,12 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         self.image_newline = nn.Parameter(torch.empty(width))
         self.faster_token = None if config.slow_frame_stride is None else nn.Parameter(torch.empty(width))
         self.language_model = AutoModel.from_config(config.text_config)
+        self.freeze_what_never_runs()
         self.post_init()
+
+    def freeze_what_never_runs(self):
+        """Ask for no gradients of the tower's layers and head that `vision_feature_layer` leaves out."""
+        self.vision_tower.freeze_what_never_runs(self.config.vision_states())
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

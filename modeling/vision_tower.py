@@ -1,7 +1,7 @@
 """The vision towers of transformers, with a `forward` that stops at the last hidden state that is wanted.
 
 Which state a model wants stands in its configuration (`vision_feature_layer`); most want the last but one. Weights,
-their names and `config.json` are those of transformers' classes.
+their names and `config.json` are those of transformers' classes, whose names these have behind `LlavaNextVideo`.
 
 Shape letters: F frames or tiles, P rows of the tower (with CLIP the class token, then the patches), D channels.
 """
@@ -9,7 +9,6 @@ Shape letters: F frames or tiles, P rows of the tower (with CLIP the class token
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from transformers import CLIPVisionModel, PreTrainedConfig, PreTrainedModel, SiglipVisionModel
 
 
@@ -47,14 +46,14 @@ class StopsEarly:
             part.requires_grad_(False)
 
 
-class CLIPTower(StopsEarly, CLIPVisionModel):
+class LlavaNextVideoCLIPVisionModel(StopsEarly, CLIPVisionModel):
     """CLIP."""
 
     def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.pre_layrnorm(self.embeddings(pixel_values))
 
 
-class SiglipTower(StopsEarly, SiglipVisionModel):
+class LlavaNextVideoSiglipVisionModel(StopsEarly, SiglipVisionModel):
     """SigLIP, whose pooling head is not used either."""
 
     def freeze_what_never_runs(self, wanted_states: Sequence[int]):
@@ -63,7 +62,10 @@ class SiglipTower(StopsEarly, SiglipVisionModel):
             self.head.requires_grad_(False)
 
 
-TOWERS = {"clip_vision_model": CLIPTower, "siglip_vision_model": SiglipTower}
+TOWERS = {
+    "clip_vision_model": LlavaNextVideoCLIPVisionModel,
+    "siglip_vision_model": LlavaNextVideoSiglipVisionModel,
+}
 
 
 def make_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
