@@ -39,7 +39,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .configuration_llava_next_video import LlavaNextVideoConfig
+from .configuration_llava_next_video import UNUSABLE, LlavaNextVideoConfig
 from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video, pool_grid, tile_grid
 
 
@@ -206,12 +206,19 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         super().__init__(config)
         width = config.text_config.hidden_size
         self.vocab_size = config.text_config.vocab_size
-        self.vision_tower = make_vision_tower(config.vision_config)
-        self.multi_modal_projector = LlavaNextVideoMultiModalProjector(config)
-        self.vision_resampler = LlavaNextVideoPooler(config)
-        self.image_newline = nn.Parameter(torch.empty(width))
-        self.faster_token = None if config.slow_frame_stride is None else nn.Parameter(torch.empty(width))
-        self.language_model = AutoModel.from_config(config.text_config)
+        try:
+            self.vision_tower = make_vision_tower(config.vision_config)
+            self.multi_modal_projector = LlavaNextVideoMultiModalProjector(config)
+            self.vision_resampler = LlavaNextVideoPooler(config)
+            self.image_newline = nn.Parameter(torch.empty(width))
+            self.faster_token = None if config.slow_frame_stride is None else nn.Parameter(torch.empty(width))
+            self.language_model = AutoModel.from_config(config.text_config)
+        except UNUSABLE as error:
+            raise ValueError(
+                f"A network cannot be built from this configuration: {type(error).__name__}: {error}. Its "
+                "vision_config and text_config have to be what transformers' models of their `model_type` accept. Download "
+                "config.json again."
+            ) from error
         self.freeze_what_never_runs()
         self.post_init()
 
