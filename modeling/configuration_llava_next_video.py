@@ -18,21 +18,22 @@ HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
 
 # More than any model has: a configuration with larger numbers is damaged, or hostile.
 MAX_PATCHES_PER_SIDE, MAX_GRID_PINPOINTS, MAX_TILES, MAX_TOKEN_ID = 256, 1000, 1000, 2**31
-LARGEST = {
-    "num_hidden_layers": 1000,
-    "num_attention_heads": 2**12,
-    "num_key_value_heads": 2**12,
-    "head_dim": 2**12,
-    "hidden_size": 2**17,
-    "intermediate_size": 2**20,
-    "projection_dim": 2**17,
-    "vocab_size": 2**24,
-    "max_position_embeddings": 2**40,
-    "image_size": 2**22,
-    "patch_size": 2**10,
-    "num_channels": 2**4,
-    "num_labels": 2**14,
-}
+LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**14} | dict.fromkeys(
+    (
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "hidden_size",
+        "intermediate_size",
+        "projection_dim",
+        "vocab_size",
+        "max_position_embeddings",
+        "image_size",
+        "patch_size",
+        "num_channels",
+    ),
+    2**63 - 1,  # whether there are weights of that size is seen when they are read
+)
 # What transformers raises, beside ValueError, at settings that it cannot use.
 UNUSABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError)
 
@@ -57,7 +58,7 @@ def is_size(value) -> bool:
 
 
 def check_numbers(owner: str, settings: dict):
-    """Raise a ValueError when `settings` of `owner` have a number that takes memory or time before a weight is read."""
+    """Raise a ValueError when `settings` of `owner` have a number that cannot be, or that takes memory by itself."""
     for name, largest in LARGEST.items():
         value = settings.get(name)
         # Some language models have a list where others have a number; their own configuration knows.

@@ -213,10 +213,10 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             self.image_newline = nn.Parameter(torch.empty(width))
             self.faster_token = None if config.slow_frame_stride is None else nn.Parameter(torch.empty(width))
             self.language_model = AutoModel.from_config(config.text_config)
-        except UNUSABLE as error:
+        except (*UNUSABLE, RuntimeError) as error:
             raise ValueError(
-                f"A network cannot be built from this configuration: {type(error).__name__}: {error}. Its "
-                "vision_config and text_config have to be what transformers' models of their `model_type` accept. Download "
+                f"The configuration asks for weights that cannot exist: {type(error).__name__}: {error}. vision_config "
+                "and text_config have to be what transformers' models of their `model_type` accept. Download "
                 "config.json again."
             ) from error
         self.freeze_what_never_runs()

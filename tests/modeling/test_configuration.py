@@ -4,6 +4,7 @@ import pickle
 import re
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltInConfig
 
@@ -172,7 +173,7 @@ def nested(name: str, **settings) -> dict:
         ("num_hidden_layers", {"a": 1}),
         ("num_hidden_layers", -1),
         ("num_attention_heads", 0),
-        ("hidden_size", 10**12),
+        ("hidden_size", 10**30),
         ("intermediate_size", -1),
         ("num_labels", 10**9),
     ],
@@ -194,10 +195,10 @@ def test_error_for_numbers_that_no_model_has(name, setting, value):
         ("vision_config", {"image_size": "16"}),
         ("vision_config", {"image_size": [16, 16]}),
         ("vision_config", {"image_size": 10**30}),
-        ("vision_config", {"num_channels": 10**9}),
+        ("vision_config", {"num_channels": 0}),
         ("vision_config", {"model_type": ["clip_vision_model"]}),
         ("text_config", {"num_key_value_heads": 0}),
-        ("text_config", {"vocab_size": 10**13}),
+        ("text_config", {"vocab_size": -1}),
         ("text_config", {"num_hidden_layers": [2]}),
         ("text_config", {"rope_scaling": "x"}),
         ("text_config", {"rope_scaling": {"rope_type": "linear"}}),
@@ -226,9 +227,14 @@ def test_error_for_a_part_that_is_no_configuration(name, value):
         LlavaNextVideoConfig(**config_arguments(**{name: value}))
 
 
-def test_error_for_settings_that_no_network_has():
-    config = LlavaNextVideoConfig(**nested("text_config", hidden_act="nope"))
-    with pytest.raises(
-        ValueError, match=r"network cannot be built from this configuration: KeyError: 'nope'. Its vision"
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"hidden_act": "nope"}, "KeyError: 'nope'"), ({"hidden_size": 10**12}, "RuntimeError: Storage size")],
+)
+def test_error_for_settings_that_no_network_has(settings, message):
+    config = LlavaNextVideoConfig(**nested("text_config", **settings))
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=f"weights that cannot exist: {message}.* have to be what"),
     ):
         LlavaNextVideoForConditionalGeneration(config)
