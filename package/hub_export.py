@@ -25,8 +25,8 @@ from llava_next_video.conversion.checkpoint_files import (
     local_folder,
     stored_tensors,
 )
+from llava_next_video.conversion.destination import appearing_at_once, check_destination, readable
 from llava_next_video.conversion.hub import upload
-from llava_next_video.conversion.writing import appearing_at_once, check_destination, readable
 from llava_next_video.model_card import model_card
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import LlavaNextVideoProcessor

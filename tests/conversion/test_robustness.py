@@ -22,7 +22,7 @@ from transformers import AutoProcessor
 
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
 from llava_next_video.__main__ import main
-from llava_next_video.conversion import writing
+from llava_next_video.conversion import destination, writing
 from llava_next_video.conversion.checkpoint_files import stored_tensors
 from llava_next_video.conversion.convert import convert
 from llava_next_video.conversion.plan import plan_conversion
@@ -359,7 +359,7 @@ def test_existing_destination_is_left_alone(tmp_path, capsys):
 
 def test_full_disk_is_noticed_before_anything_is_written(tmp_path, capsys, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 10**9, 10**6)
-    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(destination.shutil, "disk_usage", lambda path: usage)
     source = copy_of(SHARDED, tmp_path)
     message = fails(capsys, source, tmp_path / "made", SHARDED.vision_tower)
     assert "The result takes 0.74 MB, and" in message
