@@ -143,10 +143,17 @@ class LlavaNextVideoMultiModalProjector(nn.Module):
 
 
 def check_index(folder: Path):
-    """Raise a ValueError when an index of weights names files outside its folder, which transformers would open."""
+    """Raise a ValueError when an index of weights is none, or names files outside its folder, which transformers would
+    open."""
     for index in folder.glob("*.index.json"):
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        if outside := sorted(name for name in names if Path(name).name != name):
+        try:
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+            outside = sorted(name for name in names if Path(name).name != name)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{index} does not say which file holds which weight: {error!r}. Download the checkpoint again."
+            ) from error
+        if outside:
             raise ValueError(
                 f"{index} names the file {outside[0]!r}, which is not in its folder, and was not opened. Download the "
                 "checkpoint again, from someone you trust."
