@@ -112,16 +112,10 @@ class Sealed:
 
 
 def unsealed(media):
-    """What is in `media`, a `Sealed` or lists of them; anything else as it is."""
-    if isinstance(media, list | tuple):
-        return [unsealed(item) for item in media] if any_sealed(media) else media
+    """Media as `__call__` gets them, with what was sealed in the place of its seal."""
+    if isinstance(media, list | tuple) and any(isinstance(item, Sealed | list | tuple) for item in media):
+        return [unsealed(item) for item in media]
     return media._source if isinstance(media, Sealed) else media
-
-
-def any_sealed(media) -> bool:
-    if isinstance(media, list | tuple):
-        return any(any_sealed(item) for item in media)
-    return isinstance(media, Sealed)
 
 
 def checked_message(message, place: str, need_sources: bool) -> dict:

@@ -6,7 +6,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
-from .chat_messages import Sealed, any_sealed, checked_conversations, unsealed, with_media
+from .chat_messages import Sealed, checked_conversations, unsealed, with_media
 from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImagesKwargs
 from .token_counting import image_token_count, video_token_count
 from .video_processing_llava_next_video import (
@@ -15,8 +15,6 @@ from .video_processing_llava_next_video import (
     ProcessedVideo,
     as_list_of_videos,
 )
-from .video_reading import read_picture
-from .video_sources import is_video_source
 
 
 # Arguments of `from_pretrained` that are for models. `pipeline` passes them to processors too, where a tokenizer would
@@ -178,17 +176,9 @@ class LlavaNextVideoProcessor(ProcessorMixin):
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         # An empty list of a prompt: it has no image, or no video.
-        images, videos = without_empty_lists(images), without_empty_lists(videos)
-        if any_sealed(images):
-            images = self.read_pictures(unsealed(images))
+        images, videos = without_empty_lists(unsealed(images)), without_empty_lists(unsealed(videos))
         images, text, _, audio = super().prepare_inputs_layout(images=images, text=text, audio=audio, **kwargs)
-        return images, text, None if videos is None else as_list_of_videos(unsealed(videos)), audio
-
-    def read_pictures(self, pictures):
-        """Read what messages name, within the image processor's limits."""
-        if isinstance(pictures, list | tuple):
-            return [self.read_pictures(picture) for picture in pictures]
-        return read_picture(pictures, self.image_processor.limits) if is_video_source(pictures) else pictures
+        return images, text, None if videos is None else as_list_of_videos(videos), audio
 
     def apply_chat_template(
         self,
@@ -210,7 +200,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         sound in them is refused, and pictures and videos are read by the processor alone, within its limits.
 
         Args:
-            conversation: a list of messages, or a list of such lists; what messages may hold stands in chat_messages.py.
+            conversation: a list of messages, or a list of such lists; chat_messages.py says what they may hold.
             load_audio_from_video: accepted and dropped: LLaVA-NeXT-Video hears nothing.
             processor_kwargs: arguments of the call that processes the prompts.
 

@@ -2,8 +2,8 @@ import copy
 import json
 from itertools import product
 
-import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from llava_next_video import LlavaNextVideoProcessor
@@ -164,7 +164,7 @@ def test_mask_of_the_assistants_tokens_is_in_place_behind_visuals(vicuna):
     inputs = vicuna.apply_chat_template(
         messages, template, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
     )
-    said = inputs["input_ids"][0][np.array(inputs["assistant_masks"][0]).astype(bool)]
+    said = inputs["input_ids"][0][torch.as_tensor(inputs["assistant_masks"][0]).bool()]
     assert vicuna.tokenizer.decode(said) == "A dog.A cat."
 
 
