@@ -7,6 +7,7 @@ templates, which would open some kinds of them without limits.
 
 import reprlib
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 
 import numpy as np
@@ -118,29 +119,35 @@ def unsealed(media):
     return media._source if isinstance(media, Sealed) else media
 
 
-def checked_message(message, place: str, need_sources: bool) -> dict:
+@contextmanager
+def naming(place: str):
     try:
+        yield
+    except Malformed as problem:
+        raise ValueError(f"In the {place}: {problem}.") from None
+
+
+def checked_message(message, place: str, need_sources: bool) -> dict:
+    with naming(place):
         message = as_dict(message, "a message is a dictionary with 'role' and 'content'")
         check_levels(message)
         check_text(message.get("role"), "role")
         if outside := [key for key in KEYS_OUTSIDE_PARTS if key in message]:
             raise Malformed(f"it has {outside} beside its content. Put pictures and videos into the content, as parts")
         content = message.get("content")
-        if isinstance(content, str) or (content is None and "tool_calls" in message):
-            check_text(content or "", "content")
+        if content is None and "tool_calls" in message:
             return message
-        if not isinstance(content, list | tuple):
+        if not isinstance(content, list | tuple | str):
             raise Malformed(f"its content is {shortened(content)}. It has to be a text or a list of parts")
-    except Malformed as problem:
-        raise ValueError(f"{place[:1].upper()}{place[1:]}: {problem}.") from None
-    return {
-        **message,
-        "content": [checked_part(part, f"{place}, part {number}", need_sources) for number, part in numbered(content)],
-    }
+        if isinstance(content, str):
+            check_text(content, "content")
+            return message
+    parts = [checked_part(part, f"{place}, part {number}", need_sources) for number, part in numbered(content)]
+    return {**message, "content": parts}
 
 
 def checked_part(part, place: str, need_sources: bool) -> dict:
-    try:
+    with naming(place):
         part = as_dict(part, "a part is a dictionary such as {'type': 'text', 'text': ...}")
         kind = kind_of(part)
         if kind != "text" and isinstance(part.get("text"), str) and not part["text"]:
@@ -150,11 +157,9 @@ def checked_part(part, place: str, need_sources: bool) -> dict:
             raise Malformed(f"it has {given}, and a part of type {part['type']!r} has one of {list(KEYS[kind])}")
         if not given and (need_sources or kind == "text"):
             raise Malformed(f"it has no {kind}. Name it under one of the keys {list(KEYS[kind])}")
-        rest = {key: value for key, value in part.items() if key not in KEYS_OF_PARTS}
         found = {kind: source_of(part, kind, given[0])} if given else {}
-        return {**rest, "type": kind, **found}
-    except Malformed as problem:
-        raise ValueError(f"{place[:1].upper()}{place[1:]}: {problem}.") from None
+    rest = {key: value for key, value in part.items() if key not in KEYS_OF_PARTS}
+    return {**rest, "type": kind, **found}
 
 
 def kind_of(part: dict) -> str:
@@ -193,8 +198,7 @@ def data_uri(value) -> str:
     """Base64 as the reader takes it, with its limits."""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    if not isinstance(value, str):
-        raise Malformed(f"its base64 is {shortened(value)}. It has to be a text")
+    check_text(value, "base64")
     return value if scheme_of(value) == "data" else f"data:;base64,{''.join(value.split())}"
 
 

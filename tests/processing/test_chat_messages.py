@@ -100,9 +100,9 @@ MALFORMED = {
     "a message for a list": ({**user, "content": "x"}, "The chat is {'content': 'x', 'role': 'user'}. It has to be"),
     "a text": ("Hello", "The chat is 'Hello'. It has to be"),
     "a generator": (({**user, "content": "x"} for _ in range(2)), "The chat is generator. It has to be"),
-    "a message that is a text": ([{**user, "content": "x"}, "y"], "Chat, message 2: it is 'y', and a message is a"),
-    "a message that is nothing": ([None], "Chat, message 1: it is None, and a message"),
-    "no role": ([{"content": "x"}], "Chat, message 1: its role is None. It has to be a text"),
+    "a message that is a text": ([{**user, "content": "x"}, "y"], "chat, message 2: it is 'y', and a message is a"),
+    "a message that is nothing": ([None], "In the chat, message 1: it is None, and a message"),
+    "no role": ([{"content": "x"}], "In the chat, message 1: its role is None. It has to be a text"),
     "a role that is a number": ([{"role": 5, "content": "x"}], "message 1: its role is 5. It has to be a text"),
     "no content": ([user], "message 1: its content is None. It has to be a text or a list of parts"),
     "content that is a part": ([{**user, "content": QUESTION}], "message 1: its content is {'text': 'What.', 'type'"),
@@ -110,7 +110,7 @@ MALFORMED = {
     "half a character": ([{**user, "content": "\ud800"}], "message 1: its content has half a character, a lone"),
     "half a character in a part": (chat({"type": "text", "text": "\ud800"}), "part 1: its text has half a character"),
     "pictures beside the content": ([{**user, "content": "x", "images": ["a"]}], r"it has \['images'\] beside its co"),
-    "a part that is a text": ([{**user, "content": ["x"]}], "Chat, message 1, part 1: it is 'x', and a part is a dic"),
+    "a part that is a text": ([{**user, "content": ["x"]}], "In the chat, message 1, part 1: it is 'x', and a"),
     "a part that is nothing": ([{**user, "content": [QUESTION, None]}], "message 1, part 2: it is None, and a part is"),
     "a part without type": ([{**user, "content": [{"text": "x"}]}], "part 1: its type is None. It has to be one of"),
     "an unknown type": (chat({"type": "file", "file_id": "1"}), r"part 1: its type is 'file'. It has to be one of"),
@@ -145,9 +145,9 @@ MALFORMED = {
     "sound at a URL": (chat({"type": "audio_url", "audio_url": {"url": URL}}), "its type is 'audio_url', and LLaVA"),
     "sound that is not there": (chat({"type": "audio"}), "its type is 'audio', and LLaVA"),
     "an empty chat in a batch": ([chat(), []], r"The chat 2 is \[\]. It has to be a list of one message"),
-    "a malformed chat in a batch": ([chat(), [{**user, "content": [5]}]], "Chat 2, message 1, part 1: it is 5, and"),
+    "a malformed chat in a batch": ([chat(), [{**user, "content": [5]}]], "In the chat 2, message 1, part 1: it is 5"),
     "a message in a batch": ([chat(), {**user, "content": "x"}], "The chat 2 is {'content': 'x', 'role': 'user'}"),
-    "a chat among messages": ([{**user, "content": "x"}, chat()], r"Chat, message 2: it is \[{'content'"),
+    "a chat among messages": ([{**user, "content": "x"}, chat()], r"In the chat, message 2: it is \[{'content'"),
 }  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def test_parts_without_a_source_make_prompts_to_pass_media_beside(processor):
     prompt = processor.apply_chat_template(chat({"type": "video"}, {"type": "image", "image": None}))
     assert "<video>\n<image>\nWhat?" in prompt
     assert processor(text=prompt, videos=[random_frames(2)], images=[Image.new("RGB", (9, 9))])["input_ids"].shape[0]
-    with pytest.raises(ValueError, match="Chat, message 1, part 1: it has no video"):
+    with pytest.raises(ValueError, match="In the chat, message 1, part 1: it has no video"):
         processor.apply_chat_template(chat({"type": "video"}), **TOKENIZE)
 
 

@@ -5,9 +5,11 @@ from itertools import product
 import pytest
 import torch
 from PIL import Image
+from transformers.image_processing_utils import select_best_resolution
 
 from llava_next_video import LlavaNextVideoProcessor
 from llava_next_video.conversion.tokenizer import begins_words_with_space, prepare_tokenizer, read_template
+from llava_next_video.processing.token_counting import image_token_count
 from tests.golden_data import Recording
 from tests.tiny import make_model, make_processor, random_frames, write_video
 
@@ -220,6 +222,19 @@ def test_rows_of_pixels_of_an_image_are_told_to_serving_engines(processor):
     assert counts["num_image_patches"] == [1, 1, 1]
     assert sum(counts["num_image_tokens"]) == (inputs["input_ids"] == processor.image_token_id).sum()
     assert counts["num_video_tokens"] is None
+
+
+def test_tokens_that_the_original_loses_to_rounding():
+    """docs/differences.md names these counts."""
+    side, tile = 27, 384  # SigLIP
+    pinpoints = [[tile * rows, tile * columns] for rows in range(1, 7) for columns in range(1, 7)]
+    image_height, image_width = 832, 1872
+    assert image_token_count((image_height, image_width), side, tile, pinpoints, "anyres") == 9025
+    grid_height, grid_width = (length // tile * side for length in select_best_resolution((832, 1872), pinpoints))
+    rows = int(image_height * (grid_width / image_width))  # as the original does
+    assert round(image_height * (grid_width / image_width), 7) == rows + 1
+    rows = grid_height - 2 * ((grid_height - rows) // 2)
+    assert side**2 + rows * (grid_width + 1) == 8753
 
 
 # --- damaged settings ------------------------------------------------------------------------------------------------
