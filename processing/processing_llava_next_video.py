@@ -6,7 +6,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
 
-from .chat_messages import Sealed, checked_conversations, unsealed, with_media
+from .chat_messages import Sealed, checked_conversation, checked_conversations, unsealed, with_media
 from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImagesKwargs
 from .token_counting import image_token_count, video_token_count
 from .video_processing_llava_next_video import (
@@ -85,6 +85,10 @@ class LlavaNextVideoProcessor(ProcessorMixin):
     valid_processor_kwargs = LlavaNextVideoProcessorKwargs
     # Videos that differ in their number of frames stay a list.
     skip_tensor_conversion = (*ProcessorMixin.skip_tensor_conversion, "pixel_values_videos")
+
+    # For pipelines, which know a processor but not where its code lies.
+    checked_conversation = staticmethod(checked_conversation)
+    with_media = staticmethod(with_media)
 
     def __init__(
         self,

@@ -138,6 +138,17 @@ def test_what_replaces_a_placeholder_is_complete(vicuna, kind, told):
     assert inputs["input_ids"][0].tolist() == ids
 
 
+def test_engines_have_two_tokens_where_the_time_sentence_ends():
+    """docs/differences.md says so: in the prompt, the full stop and the line break behind it are one token of Qwen."""
+    qwen = of_recording("qwen_siglip_grid_bilinear")
+    arguments = {**MEDIA["video"], "time_instruction": True, "return_text_replacement_offsets": True}
+    inputs = qwen(text="<video>\nWhat?", **arguments)
+    [[visual]] = inputs["text_replacement_offsets"]
+    apart = qwen.tokenizer(visual["replacement"]).input_ids + qwen.tokenizer("\nWhat?").input_ids
+    assert len(apart) == inputs["input_ids"].shape[1] + 1
+    assert qwen.tokenizer.decode(apart) == qwen.tokenizer.decode(inputs["input_ids"][0])
+
+
 def test_offsets_say_where_the_replacements_are(vicuna):
     text, offsets = vicuna.get_text_with_replacements(
         ["A <image>\n<video></s><video>", "<video>b"], ["<image><image> "], ["<video> ", "<video><video> ", "<video> "]
