@@ -4,7 +4,6 @@ Sources: `process_anyres_image`, `process_images` and `expand2square` in llava/m
 """
 
 import os
-from pathlib import Path
 
 import torch
 from torchvision.transforms.v2 import functional as tvF
@@ -24,7 +23,7 @@ from transformers.processing_utils import ImagesKwargs
 from .exact_pixels import ExactPixelsMixin
 from .local_code import LocalCodeMixin
 from .video_reading import read_picture
-from .video_sources import LimitsMixin, scheme_of
+from .video_sources import LimitsMixin, is_video_source, scheme_of
 
 
 class LlavaNextVideoImagesKwargs(ImagesKwargs, total=False):
@@ -73,13 +72,15 @@ class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
         return {**super().to_dict(), "image_processor_type": "LlavaNextImageProcessor"}
 
     def fetch_images(self, image_url_or_urls):
-        """Read pictures given as paths, URLs or data URIs, within the limits."""
+        """Read pictures given as paths, URLs, data URIs, base64, bytes or file objects, within the limits."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
         text = image_url_or_urls
-        if isinstance(text, str | Path) and (scheme_of(str(text)) is not None or os.path.isfile(text)):
-            return read_picture(text, self.limits)
-        return super().fetch_images(image_url_or_urls)
+        if isinstance(text, str) and scheme_of(text) is None and not os.path.isfile(text):
+            return read_picture(f"data:;base64,{''.join(text.split())}", self.limits)
+        if is_video_source(image_url_or_urls):
+            return read_picture(image_url_or_urls, self.limits)
+        return image_url_or_urls
 
     def _preprocess(
         self,
