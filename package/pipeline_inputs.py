@@ -1,9 +1,11 @@
 """What users may pass to the pipeline: videos and questions, prompts, chats, tables."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import GeneratorType
 
 from torch.utils.data import Dataset
-from transformers.utils.chat_template_utils import Chat, is_valid_message
+from transformers.utils.chat_template_utils import Chat
 from transformers.video_utils import is_valid_video
 
 
@@ -31,20 +33,42 @@ def without_datasets(values):
     return list(values) if column else values
 
 
+@dataclass(frozen=True)
+class Given:
+    """One input, packed: the base class would look into chats, and one malformed chat would stop all others."""
+
+    value: object
+
+
+def packed(values):
+    """One input, or each of a list or generator of them, packed; a data set as it is."""
+    if isinstance(values, GeneratorType):
+        return (Given(value) for value in values)
+    if isinstance(values, list) and not is_chat(values):
+        return [Given(value) for value in values]
+    return values if isinstance(values, Dataset) else Given(values)
+
+
+def is_chat(value) -> bool:
+    """Whether a value is meant as a chat: a list that begins with what could be a message."""
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    return hasattr(first, "role") or (isinstance(first, Mapping) and ("role" in first or "content" in first))
+
+
 def unpack(inputs) -> tuple[str | list[dict], object]:
     """Split one input of the pipeline into its prompt (text or messages) and its videos, or None."""
     if isinstance(inputs, Chat):
         return list(inputs.messages), None
-    if isinstance(inputs, list | tuple) and inputs and is_valid_message(inputs[0]):
+    if is_chat(inputs):
         return list(inputs), None
     if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], str):
         return inputs[1], inputs[0]
     if isinstance(inputs, Mapping) and isinstance(inputs.get("text"), str):
-        unknown = sorted(inputs.keys() - {"text", "video", "videos"})
+        unknown = inputs.keys() - {"text", "video", "videos"}
         if not unknown and not {"video", "videos"} <= inputs.keys():
             return inputs["text"], inputs.get("videos", inputs.get("video"))
     what = repr(inputs) if isinstance(inputs, str) else type(inputs).__name__
-    what = f"the keys {sorted(inputs)}" if isinstance(inputs, Mapping) else what
+    what = f"the keys {sorted(map(str, inputs))}" if isinstance(inputs, Mapping) else what
     raise ValueError(
         f"The pipeline got {what} where a prompt was expected. Pass a video and a question, "
         "{'videos': ..., 'text': ...}, or a chat: [{'role': 'user', 'content': [...]}]."

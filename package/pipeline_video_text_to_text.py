@@ -23,13 +23,21 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.chat_template_utils import Chat
 from transformers.video_utils import is_valid_video
 
-from .pipeline_inputs import as_chat, as_list, ends_with_assistant, unpack, with_prompt, without_datasets
+from .pipeline_inputs import (
+    Given,
+    as_chat,
+    as_list,
+    ends_with_assistant,
+    packed,
+    unpack,
+    with_prompt,
+    without_datasets,
+)
 from .remembered_videos import Conversation, RememberedVideo, VideoMemory, common_length, key_of, repeated
 from .reuse_rule import CACHE, may_reuse, new_cache
 
 
 PROCESSOR_ARGUMENTS = ("num_frames", "fps", "frame_sampling", "do_sample_frames")
-VIDEO_KEYS = ("video", "url", "path")  # of a video in a message
 # What the pipeline itself passes to `generate`, or does before it.
 OWN_ARGUMENTS = {
     "attention_mask",
@@ -160,23 +168,23 @@ class VideoTextToTextPipeline(Pipeline):
             raise ValueError("The pipeline got neither `videos` nor `text`; pass a video and a question, or a chat.")
         videos, text = without_datasets(videos), without_datasets(text)
         if text is None:
-            return super().__call__(videos, **kwargs)
-        if not isinstance(text, str) and len(text) > 0 and not isinstance(text[0], str):
+            return super().__call__(packed(videos), **kwargs)
+        if isinstance(text, str) or not isinstance(text, list | tuple):
+            return super().__call__(packed({"videos": videos, "text": text}), **kwargs)
+        if len(text) > 0 and not isinstance(text[0], str):
             if videos is not None:
                 raise ValueError(
                     "The pipeline got `videos` and a chat. Put the videos into the chat's messages, as "
                     "{'type': 'video', 'video': ...} in their `content`."
                 )
-            return super().__call__(text, **kwargs)
-        if isinstance(text, str):
-            return super().__call__({"videos": videos, "text": text}, **kwargs)
+            return super().__call__(packed(text), **kwargs)
         one_video_for_all = not isinstance(videos, list | tuple) or is_valid_video(videos)
         videos = [videos] * len(text) if one_video_for_all else videos
         if len(videos) != len(text):
             raise ValueError(
                 f"The pipeline got {len(text)} texts and {len(videos)} videos. Pass one video, or one for each text."
             )
-        return super().__call__([{"videos": v, "text": t} for v, t in zip(videos, text)], **kwargs)
+        return super().__call__(packed([{"videos": v, "text": t} for v, t in zip(videos, text)]), **kwargs)
 
     def _sanitize_parameters(
         self,
@@ -227,6 +235,7 @@ class VideoTextToTextPipeline(Pipeline):
         continue_final_message: bool | None = None,
         on_error: str = "raise",
     ) -> dict:
+        inputs = inputs.value if isinstance(inputs, Given) else inputs
         try:
             return {"samples": self.prepare(inputs, processor_kwargs or {}, continue_final_message)}
         except (ValueError, TypeError, OSError) as error:
@@ -247,7 +256,7 @@ class VideoTextToTextPipeline(Pipeline):
             processed = [video.processed for video in known] or None
             model_inputs = self.processor(text=prompt, videos=processed, **processor_kwargs)
         else:
-            messages = as_chat(prompt, videos) if is_question else prompt
+            messages = self.processor.checked_conversation(as_chat(prompt, videos) if is_question else prompt)
             messages, known = self.with_known_videos(messages, processor_kwargs)
             carry_on = ends_with_assistant(messages) if continue_final_message is None else continue_final_message
             model_inputs = self.processor.apply_chat_template(
@@ -286,19 +295,14 @@ class VideoTextToTextPipeline(Pipeline):
     def with_known_videos(
         self, messages: list[dict], processor_kwargs: dict
     ) -> tuple[list[dict], list[RememberedVideo]]:
-        """The messages, with videos in them that need no more reading, and these videos."""
-        result, known = [], []
-        for message in messages:
-            content = message.get("content")
-            if isinstance(content, list):
-                content = list(content)
-                for position, part in enumerate(content):
-                    if part.get("type") == "video":
-                        source = next((part[name] for name in VIDEO_KEYS if part.get(name) is not None), None)
-                        known.append(self.remember(source, processor_kwargs))
-                        content[position] = {"type": "video", "video": known[-1].processed}
-            result.append({**message, "content": content})
-        return result, known
+        """The messages of a checked chat, with videos in them that need no more reading, and these videos."""
+        known = []
+
+        def remembered(source):
+            known.append(self.remember(source, processor_kwargs))
+            return known[-1].processed
+
+        return self.processor.with_media(messages, video=remembered), known
 
     def is_complete(self, prompt: str) -> bool:
         """Whether a text is a whole prompt: it has placeholders, or there is no chat template to put it into."""

@@ -1,5 +1,7 @@
 """The pipeline with a random model: what it accepts, and that answers do not depend on how they were asked for."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -216,6 +218,44 @@ def test_text_only_question(pipe):
 def test_error_for_wrong_input(pipe, arguments, error, message):
     with pytest.raises(error, match=message):
         pipe(**arguments)
+
+
+MALFORMED_CHATS = [
+    *([{"role": "user", "content": content}] for content in (["x"], [None], [{"text": "x"}], 5)),
+    [{"role": "user", "content": [{"type": "video_url"}]}],
+    [{"role": "user", "content": [{"type": "audio", "url": "http://127.0.0.1:9/x"}]}],
+    [{"role": "user"}],
+    [{"content": "x"}],
+    [{"role": "user", "content": "x"}, None],
+    [],
+    [{}],
+    [None],
+    [[]],
+    ["x"],
+    {"text": 5},
+    5,
+    None,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_malformed_chat_loses_its_own_place_only(pipe, clips, batch_size):
+    given = [chat(clips[1]), *MALFORMED_CHATS, chat(clips[1])]
+    for inputs in (given, (item for item in given)):
+        first, *bad, last = pipe(inputs, batch_size=batch_size, on_error="return")
+        assert first == last == pipe(chat(clips[1]))
+        for malformed, [result] in zip(MALFORMED_CHATS, bad):
+            assert result["input_text"] == malformed
+            assert result["generated_text"] is None
+            assert re.search("^In the chat, message|where a prompt was expected", str(result["error"]))
+
+
+@pytest.mark.parametrize("malformed", MALFORMED_CHATS[:9])
+def test_error_for_a_malformed_chat(pipe, malformed):
+    with pytest.raises(ValueError, match="In the chat, message"):
+        pipe(malformed)
+    with pytest.raises(ValueError, match="In the chat, message"):
+        pipe(text=malformed)
 
 
 def test_pipeline_is_saved_with_its_code_and_loaded_again(folder, clips, answers, tmp_path):
