@@ -38,6 +38,7 @@ VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO
 
 CHUNK_BYTES = 2**18
 MOST_CHARACTERS = 1000  # of a path or URL in a message
+LONGEST_WAIT = 86_400  # seconds; sockets take no infinity
 
 # What may stand in front of a URL's path, escapes undone: no user name, and nothing that a proxy could read as its own.
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\s\0-\x20\x7f%@:/\\?#\[\]]{1,255})(?::([0-9]{0,5}))?", re.IGNORECASE)
@@ -174,7 +175,7 @@ class Deadline:
 
     def seconds_left(self) -> float:
         self.check()
-        return max(self.moment - time.monotonic(), 0.001)
+        return min(max(self.moment - time.monotonic(), 0.001), LONGEST_WAIT)
 
 
 def is_video_source(value) -> bool:

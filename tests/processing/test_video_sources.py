@@ -5,6 +5,7 @@ import contextlib
 import gc
 import gzip
 import itertools
+import math
 import shutil
 import socket
 import ssl
@@ -166,6 +167,11 @@ def frame(source, limits=HERE) -> int:
 @pytest.mark.parametrize("path", ["/clip.mp4", "/redirect/", "/clip.mp4#t=3", "/clip.mp4?name=a b\u00e9"])
 def test_url_is_read(server, path):
     assert frame(server + path.replace("/clip.mp4?", "/clip.mp4/?")) == 3
+
+
+def test_limits_on_time_may_be_infinite(server):
+    limits = ReadingLimits(allow_private_addresses=True, max_fetch_seconds=math.inf, max_decode_seconds=math.inf)
+    assert frame(server + "/clip.mp4", limits) == 3
 
 
 def test_scheme_is_read_in_capitals(server):
