@@ -239,6 +239,16 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
+    def own_vectors(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`image_newline` and `faster_token`, (D,). accelerate, where it keeps them on disk, brings them for `forward`
+        alone, and `generate` calls the feature getters before."""
+        vectors, hook = (self.image_newline, self.faster_token), getattr(self, "_hf_hook", None)
+        if hook is not None and self.image_newline.device.type == "meta":
+            hook.pre_forward(self)
+            vectors = (self.image_newline, self.faster_token)
+            hook.post_forward(self, None)
+        return vectors
+
     def encode_frames(
         self, pixel_values: torch.Tensor, layers: int | list[int] | None = None, strategy: str | None = None
     ) -> torch.Tensor:
@@ -318,8 +328,9 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
                 for chunk in tiles.split(self.config.vision_chunk_size)
             ]
         )
+        newline, _ = self.own_vectors()
         tokens = tuple(
-            lay_out_image(image, self.image_newline, size, grid, self.config.image_aspect_ratio)
+            lay_out_image(image, newline, size, grid, self.config.image_aspect_ratio)
             for image, size, grid in zip(features.split(num_tiles), sizes, grids)
         )
         return self.with_tower_outputs(tokens, tiles, kwargs)
@@ -359,11 +370,11 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             slow.append(self.pool_and_project(features))
             if slow_fast:
                 fast.append(self.pool_and_project(features, times=2))
-        newline, position = self.image_newline, self.config.video_newline_position
+        (newline, frame_end), position = self.own_vectors(), self.config.video_newline_position
         slow_videos = torch.cat(slow).split(num_frames)  # each (F, h', w', D)
         if slow_fast:
             tokens = tuple(
-                lay_out_slow_fast_video(*video, newline, self.faster_token, self.config.slow_frame_stride)
+                lay_out_slow_fast_video(*video, newline, frame_end, self.config.slow_frame_stride)
                 for video in zip(slow_videos, torch.cat(fast).split(num_frames))
             )
         else:

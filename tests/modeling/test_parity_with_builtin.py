@@ -12,6 +12,7 @@ from transformers.models.llava_next_video import LlavaNextVideoProcessor as Buil
 from tests.tiny import config_arguments, make_model, make_processor, random_frames
 
 
+OLDER = version.parse(transformers.__version__) < version.parse("5.23")
 TOLERANCE = 1e-5  # largest absolute difference of any logit; their standard deviation is about 1
 
 RECIPES = {
@@ -154,7 +155,7 @@ def flattened(value) -> list[torch.Tensor]:
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("call", CALLS)
 def test_outputs_of_other_calls_equal_the_builtins(call, side):
-    if call.startswith("logits of ") and version.parse(transformers.__version__) < version.parse("5.23"):
+    if call in ("logits of rows", "logits of a mask") and OLDER:
         pytest.skip("the built-in has no two dimensions there")
     model, builtin = make_pair({})
     for each in (model, builtin):
@@ -210,19 +211,24 @@ def test_hidden_states_of_features_equal_the_builtins(modality):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
 
 
-def test_settings_of_generation_give_the_builtins_answers():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 3},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {"cache_implementation": "static"},
+        {"use_cache": False},
+    ],
+    ids=str,
+)
+def test_settings_of_generation_give_the_builtins_answers(settings):
+    if "num_beams" in settings and OLDER:
+        pytest.skip("the built-in of before 5.23 fails")
     model, builtin = make_pair({})
     processor = make_processor(model.config)
     processor.tokenizer.padding_side = "left"
     videos, images = [random_frames(2), random_frames(2, seed=1)], [make_image(24, 40), make_image(32, 32)]
     inputs = processor(text=["<video>a<image>", "<image>bcd<video>"], videos=videos, images=images, padding=True)
-    for settings in (
-        {"num_beams": 3},
-        {"cache_implementation": "static"},
-        {"use_cache": False},
-        {"num_beams": 2, "num_return_sequences": 2},
-    ):
-        ours, theirs = (
-            each.generate(**inputs, max_new_tokens=5, do_sample=False, **settings) for each in (model, builtin)
-        )
-        assert ours.tolist() == theirs.tolist(), settings
+    options = {"max_new_tokens": 5, "do_sample": False, **settings}
+    ours, theirs = (each.generate(**inputs, **options) for each in (model, builtin))
+    assert ours.tolist() == theirs.tolist()
