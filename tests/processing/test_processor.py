@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.tiny import make_model, make_processor, random_frames, write_video
@@ -70,3 +71,11 @@ def test_recipe_is_saved_with_the_processor(tmp_path):
     assert again.image_processor.image_aspect_ratio == "anyres_max_2"
     case = {"text": "<video>", "videos": [random_frames(3)]}
     assert again(**case)["input_ids"].tolist() == processor(**case)["input_ids"].tolist()
+
+
+def test_videos_alone_become_pixels_alone(processor):
+    videos = [random_frames(3), random_frames(3, seed=1)]
+    alone = processor(videos=videos)
+    beside_text = processor(text=["<video>", "<video>"], videos=videos)
+    assert set(alone) == {"pixel_values_videos"}
+    assert torch.equal(alone["pixel_values_videos"], beside_text["pixel_values_videos"])
