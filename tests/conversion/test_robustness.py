@@ -653,6 +653,7 @@ def enlarge(source: Path):
         change_tensors(source / file, lambda tensors, name=name: tensors.update({name: torch.rand(200_000, 64)}))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_runs_leave_nothing_that_loads_and_the_next_run_succeeds(tmp_path):
     source = copy_of(SHARDED, tmp_path)

@@ -86,6 +86,7 @@ def load(folder: Path, **trust):
     return (auto.from_pretrained(folder, **trust) for auto in (AutoModelForImageTextToText, AutoProcessor))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "from_hub"])
 def test_process_without_the_package_answers_the_same(name, request):
     folder, got = request.getfixturevalue(name), request.getfixturevalue(f"{name}_elsewhere")["load_trusting"]

@@ -104,6 +104,7 @@ def run_blocks(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_snippets_run_with_the_code_of_the_export(card, run_blocks):
     blocks = [text for needs, text in python_blocks(card) if not needs and "import llava_next_video" not in text]
     printed, package_was_imported = run_blocks(blocks)

@@ -98,6 +98,24 @@ def test_answer_of_a_chat_can_be_begun_for_the_model(pipe, clips):
     assert pipe(as_text)[0]["generated_text"][-1]["content"] == text
 
 
+def test_a_begun_answer_is_continued_unless_told_otherwise(pipe, clips):
+    begun = [*chat(clips[0]), {"role": "assistant", "content": [{"type": "text", "text": "It"}]}]
+
+    def ids_straight_from_the_model(**how) -> list[int]:
+        inputs = pipe.processor.apply_chat_template(begun, tokenize=True, return_dict=True, **how)
+        ids = pipe.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+    def ids(**arguments) -> list[int]:
+        return pipe(begun, return_tensors=True, **arguments)[0]["generated_token_ids"].tolist()[-6:]
+
+    continued = ids_straight_from_the_model(continue_final_message=True)
+    answered = ids_straight_from_the_model(add_generation_prompt=True)
+    assert continued != answered
+    assert ids() == ids(continue_final_message=True) == continued
+    assert ids(continue_final_message=False) == answered
+
+
 def test_prompt_with_placeholders_is_used_as_it_is(pipe, clips):
     prompt = pipe.processor.apply_chat_template(chat(clips[0]), add_generation_prompt=True)
     [result] = pipe(clips[0], prompt)
@@ -159,8 +177,9 @@ def test_generate_arguments_at_call_level_reach_generate(pipe, clips):
     several = pipe(clips[0], QUESTION, num_beams=3, num_return_sequences=3, max_new_tokens=4)
     assert len(several) == 3
     for batch_size in (1, 2):
-        batched = pipe(clips[:2], [QUESTION] * 2, num_beams=3, num_return_sequences=3, max_new_tokens=4)
-        assert batched[0] == several, batch_size
+        options = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 4, "batch_size": batch_size}
+        batched = pipe(clips[:2], [QUESTION] * 2, **options)
+        assert batched == [several, pipe(clips[1], QUESTION, **options)], batch_size
     torch.manual_seed(0)
     sampled = {pipe(clips[0], QUESTION, do_sample=True, temperature=5.0)[0]["generated_text"] for _ in range(4)}
     assert len(sampled) > 1

@@ -149,6 +149,7 @@ def test_loading_and_saving_keeps_the_names_of_the_file(builtin_checkpoint, tmp_
     assert load_file(tmp_path / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
 
 
+@pytest.mark.slow
 def test_transformers_itself_still_loads_its_own_classes_in_a_process_without_us(our_checkpoint):
     code = (
         "import sys, transformers; folder = sys.argv[1];"
@@ -190,6 +191,7 @@ assert type(transformers.AutoConfig.for_model("llava_qwen")).__module__ == "llav
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

@@ -288,3 +288,11 @@ def test_settings_at_their_bounds_are_accepted(processor):
     again = LlavaNextVideoProcessor(*parts, chat_template={"default": "a", "b": "b"}, **settings)
     assert {name: getattr(again, name) for name in settings} == settings
     assert LlavaNextVideoProcessor(*parts, patch_size=None, vision_feature_select_strategy=None).chat_template is None
+
+
+def test_videos_alone_become_pixels_alone(processor):
+    videos = [random_frames(3), random_frames(3, seed=1)]
+    alone = processor(videos=videos)
+    beside_text = processor(text=["<video>", "<video>"], videos=videos)
+    assert set(alone) == {"pixel_values_videos"}
+    assert torch.equal(alone["pixel_values_videos"], beside_text["pixel_values_videos"])
