@@ -16,6 +16,18 @@ class ExactPixelsMixin:
 
     exact_pixels = False
 
+    def check_exact(self, values: torch.Tensor, own_scale: bool):
+        """Check that exact pixels can be computed of these values, which PIL resizes as bytes.
+
+        Raises:
+            ValueError: they are floats of the caller's own scale.
+        """
+        if self.exact_pixels and own_scale and values.is_floating_point():
+            raise ValueError(
+                f"The processor with exact_pixels=True got {values.dtype} and do_rescale=False or its own "
+                "rescale_factor; the original prepares 8-bit pictures only. Pass those, or exact_pixels=False."
+            )
+
     def resize(self, image: torch.Tensor, size: SizeDict, resample=None, **kwargs) -> torch.Tensor:
         """Resize (..., 3, h, w), uint8."""
         if not self.exact_pixels:

@@ -58,9 +58,14 @@ def time_instruction(indices, num_frames_in_video: int, fps_of_video: float, one
     'The video lasts for 1.20 seconds, and 2 frames are uniformly'
     """
     rate = (one_per_second and round(fps_of_video)) or fps_of_video
-    times = ",".join(f"{index / rate:.2f}s" for index in indices)
+    return time_sentence([index / rate for index in indices], num_frames_in_video / fps_of_video)
+
+
+def time_sentence(times_of_frames, duration: float) -> str:
+    """The sentence itself, from the times of the frames and the length of the video in seconds."""
+    times = ",".join(f"{time:.2f}s" for time in times_of_frames)
     return (
-        f"The video lasts for {num_frames_in_video / fps_of_video:.2f} seconds, and {len(indices)} frames are "
+        f"The video lasts for {duration:.2f} seconds, and {len(times_of_frames)} frames are "
         f"uniformly sampled from it. These frames are located at {times}."
         "Please answer the following questions related to this video."
     )
@@ -87,3 +92,18 @@ def fps_indices(num_frames_in_video: int, fps_of_video: float, fps: float) -> np
     # The small constant keeps a product such as 2.9999999999999996 from losing a frame.
     count = int(np.ceil(num_frames_in_video / step - 1e-6))
     return np.floor(np.arange(count) * step + 1e-6).astype(int)
+
+
+def fps_indices_by_time(times: np.ndarray, fps: float) -> np.ndarray:
+    """As `fps_indices`, for a video of variable rate: what is on the screen at 0, 1/fps, 2/fps, ... seconds.
+
+    Args:
+        times: of all frames in seconds, ascending from 0.
+
+    >>> fps_indices_by_time(np.array([0, 1, 2, 2.1, 2.2, 2.9, 3]), 1).tolist()
+    [0, 1, 2, 6]
+    """
+    # As often as that is not needed: between two frames nothing changes.
+    fps = min(fps, 1 / max(np.diff(times).min(), 1e-6))
+    moments = np.arange(np.floor(times[-1] * fps + 1e-6) + 1) / fps
+    return np.unique(np.searchsorted(times, moments + 1e-6, side="right") - 1)

@@ -3,9 +3,9 @@
 Sources: `process_anyres_image`, `process_images` and `expand2square` in llava/mm_utils.py of LLaVA-NeXT.
 """
 
-import os
-
+import numpy as np
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as tvF
 from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
@@ -22,8 +22,9 @@ from transformers.processing_utils import ImagesKwargs
 
 from .exact_pixels import ExactPixelsMixin
 from .local_code import LocalCodeMixin
-from .video_reading import read_picture
-from .video_sources import LimitsMixin, is_video_source, scheme_of
+from .pictures import is_own_scale, read_picture, rgb_values
+from .pixel_bounds import MOST_TILES, check_on_the_way, check_settings, largest_sides
+from .video_sources import LimitsMixin, is_video_source
 
 
 class LlavaNextVideoImagesKwargs(ImagesKwargs, total=False):
@@ -75,12 +76,37 @@ class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
         """Read pictures given as paths, URLs, data URIs, base64, bytes or file objects, within the limits."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(image) for image in image_url_or_urls]
-        text = image_url_or_urls
-        if isinstance(text, str) and scheme_of(text) is None and not os.path.isfile(text):
-            return read_picture(f"data:;base64,{''.join(text.split())}", self.limits)
         if is_video_source(image_url_or_urls):
             return read_picture(image_url_or_urls, self.limits)
         return image_url_or_urls
+
+    def _prepare_images_structure(self, images, expected_ndims: int = 3) -> list:
+        """Whatever users pass (one picture, a list, a list per prompt, an array of several) as a list of pictures."""
+        pictures = as_list_of_pictures(self.fetch_images(images))
+        if not pictures:
+            raise ValueError("The image processor got an empty list where a picture was expected. Pass pictures.")
+        return pictures
+
+    def process_image(
+        self,
+        image,
+        do_convert_rgb=None,
+        input_data_format=None,
+        device=None,
+        do_rescale=None,
+        rescale_factor=None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """A PIL image or array as RGB (3, h, w), on the scale that `do_rescale` expects."""
+        own_scale = is_own_scale(do_rescale, rescale_factor)
+        image = rgb_values(image, self.limits, own_scale, input_data_format)
+        self.check_exact(image, own_scale)
+        return image.contiguous().to(device)
+
+    def _standardize_kwargs(self, **kwargs) -> dict:
+        settings = super()._standardize_kwargs(**kwargs)
+        check_settings(self.limits, settings)
+        return settings
 
     def _preprocess(
         self,
@@ -113,8 +139,14 @@ class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
                 for image in images
             ]
         elif image_aspect_ratio == "pad":
+            for image in images:
+                check_on_the_way(*[max(image.shape[-2:])] * 2, tuple(image.shape[-2:]), self.limits)
             tiles_of_images = [[pad_to_square(image, image_mean)] for image in images]
         else:
+            for image in images:
+                if do_resize:
+                    sides = tuple(image.shape[-2:])
+                    check_on_the_way(*largest_sides(*sides, size), sides, self.limits)
             tiles_of_images = [[image] for image in images]
 
         grouped, positions = group_images_by_shape(
@@ -155,6 +187,12 @@ class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
                 f"which is over max_frame_pixels={self.limits.max_frame_pixels}. The checkpoint's image_grid_pinpoints "
                 "are damaged; or raise this limit of the image processor (`limits`)."
             )
+        if (target_height // tile_side) * (target_width // tile_side) > MOST_TILES:
+            raise ValueError(
+                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
+                f"cut into tiles of {tile_side}x{tile_side}, which are more than {MOST_TILES}. The checkpoint's crop_size "
+                "or image_grid_pinpoints are damaged: correct them."
+            )
         height, width = get_patch_output_size(image, (target_height, target_width), ChannelDimension.FIRST)
         top, left = (target_height - height) // 2, (target_width - width) // 2
         resized = self.resize(image, SizeDict(height=height, width=width), resample=resample)
@@ -169,3 +207,24 @@ def pad_to_square(image: torch.Tensor, image_mean: list[float]) -> torch.Tensor:
     top, left = (side - height) // 2, (side - width) // 2
     colour = [int(255 * channel) for channel in image_mean]
     return tvF.pad(image, [left, top, side - width - left, side - height - top], fill=colour)
+
+
+def as_list_of_pictures(images) -> list:
+    """Flatten pictures, lists of them and arrays of several into a list of single pictures.
+
+    Raises:
+        TypeError: something in it is no picture.
+    """
+    if isinstance(images, list | tuple):
+        return [picture for item in images for picture in as_list_of_pictures(item)]
+    if isinstance(images, Image.Image):
+        return [images]
+    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim in (2, 3):
+        return [images]
+    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim > 3:
+        return [picture for item in images for picture in as_list_of_pictures(item)]
+    raise TypeError(
+        f"A picture cannot be made of {type(images).__name__}"
+        f"{list(images.shape) if hasattr(images, 'shape') else ''}. Pass a path, a URL, bytes, a file object, a PIL "
+        "image, or an array (height, width, 3)."
+    )

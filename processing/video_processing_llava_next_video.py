@@ -19,7 +19,6 @@ from transformers.image_utils import (
     ChannelDimension,
     PILImageResampling,
     SizeDict,
-    infer_channel_dimension_format,
 )
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -29,14 +28,18 @@ from .exact_pixels import ExactPixelsMixin
 from .frame_sampling import (
     fps_capped_indices,
     fps_indices,
+    fps_indices_by_time,
     legacy_indices,
     time_instruction,
+    time_sentence,
     uniform_indices,
     uniform_repeated_indices,
     whole_step,
 )
 from .local_code import LocalCodeMixin
-from .video_reading import read_picture, read_video
+from .pictures import head_of, is_base64_picture, is_own_scale, is_picture, largest_of, rgb_frames, rgb_video
+from .pixel_bounds import check_on_the_way, check_prepared, check_settings, largest_sides, pieces
+from .video_reading import read_video
 from .video_sources import LimitsMixin, ReadingLimits, is_video_source
 
 
@@ -126,6 +129,7 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
         asked_for = num_frames is not None or fps is not None
         if not asked_for:
             num_frames, fps = self.num_frames, self.fps
+        check_settings(self.limits, {"num_frames": num_frames})
         sample_files = kwargs.pop("do_sample_frames", None)
         sample_arrays = sample_files
         if sample_files is None:
@@ -139,21 +143,28 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
         )
 
         videos = as_list_of_videos(videos)
-        metadata = kwargs.pop("video_metadata", None)
-        metadata = [metadata] if isinstance(metadata, dict | VideoMetadata) else metadata or [None] * len(videos)
+        metadata = as_list_of_metadata(kwargs.pop("video_metadata", None)) or [None] * len(videos)
         if len(metadata) != len(videos):
             raise ValueError(
                 f"The video processor got {len(videos)} videos and video_metadata of {len(metadata)}; pass one each."
             )
 
+        own_scale = is_own_scale(*(kwargs.get(name, getattr(self, name)) for name in ("do_rescale", "rescale_factor")))
+        layout = kwargs.get("input_data_format")
+
         def frames_of(video, known) -> tuple[np.ndarray | torch.Tensor, VideoMetadata]:
             if is_video_source(video):
-                return read_video(video, choose if sample_files else None, self.limits)
-            return sample_array(video, known, choose if sample_arrays else None, self.limits)
+                frames, described = read_video(video, choose if sample_files else None, self.limits)
+                return rgb_video(frames, self.limits), described
+            frames, described = sample_array(
+                video, known, choose if sample_arrays else None, self.limits, own_scale, layout
+            )
+            self.check_exact(frames, own_scale)
+            return frames, described
 
         frames_and_metadata = in_parallel(frames_of, videos, metadata)
         return super().preprocess(
-            [channels_first(frames) for frames, _ in frames_and_metadata],
+            [frames for frames, _ in frames_and_metadata],
             video_metadata=[described for _, described in frames_and_metadata],
             do_sample_frames=False,
             **{**kwargs, "input_data_format": ChannelDimension.FIRST},
@@ -178,7 +189,8 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
                 "frame_sampling='uniform'."
             )
         if num_frames is None:
-            return fps_indices(total, metadata.fps, fps)
+            times = getattr(metadata, "times_of_all_frames", None)
+            return fps_indices(total, metadata.fps, fps) if times is None else fps_indices_by_time(times, fps)
         if frame_sampling == "fps_capped":
             return fps_capped_indices(total, metadata.fps, num_frames, fps or 1.0)
         rules = {"legacy": legacy_indices, "uniform_repeated": uniform_repeated_indices, "uniform": uniform_indices}
@@ -195,6 +207,8 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
                 "The prompt is to say when the frames were taken, but the frame rate of the video is not known. Pass "
                 "video_metadata={'fps': ..., 'total_num_frames': ...}, or time_instruction=False."
             )
+        if getattr(metadata, "times_of_all_frames", None) is not None:
+            return time_sentence(metadata.timestamps, metadata.duration)
         seconds = list(range(0, metadata.total_num_frames, whole_step(metadata.fps, 1.0)))
         one_per_second = (frame_sampling or self.frame_sampling) == "fps_capped" and (
             list(metadata.frames_indices) == seconds
@@ -202,6 +216,11 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
         return time_instruction(
             metadata.frames_indices, metadata.total_num_frames, metadata.fps, one_per_second=one_per_second
         )
+
+    def _standardize_kwargs(self, **kwargs) -> dict:
+        settings = super()._standardize_kwargs(**kwargs)
+        check_settings(self.limits, settings)
+        return settings
 
     def _preprocess(
         self,
@@ -222,15 +241,23 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
         # One video after another: videos are rarely alike, and stacking them would copy every full-size frame.
         processed = []
         for frames in videos:  # (frames, 3, height, width)
-            if do_resize:
-                frames = self.resize(frames, size, resample=resample)
-            if do_center_crop:
-                frames = self.center_crop(frames, crop_size)
-            # Rows of a channel lie together from here on, as the tower wants them; as bytes that is a small copy.
-            frames = frames.contiguous()
-            processed.append(
-                self.rescale_and_normalize(frames, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
-            )
+            sides = tuple(frames.shape[-2:])
+            resized = largest_sides(*sides, size) if do_resize else sides
+            check_on_the_way(*resized, sides, self.limits)
+            height, width = (crop_size.height, crop_size.width) if do_center_crop else resized
+            check_prepared(len(frames), height, width, self.limits)
+            prepared = []
+            for piece in pieces(frames, resized, self.limits):
+                if do_resize:
+                    piece = self.resize(piece, size, resample=resample)
+                if do_center_crop:
+                    piece = self.center_crop(piece, crop_size)
+                # Rows of a channel lie together from here on, as the tower wants them; as bytes that is a small copy.
+                piece = piece.contiguous()
+                prepared.append(
+                    self.rescale_and_normalize(piece, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+                )
+            processed.append(prepared[0] if len(prepared) == 1 else torch.cat(prepared))
         if len(processed) == 1 and return_tensors is not None:
             return BatchFeature({"pixel_values_videos": processed[0][None]}, tensor_type=return_tensors)
         ragged = len({len(video) for video in processed}) > 1
@@ -253,6 +280,8 @@ def as_list_of_videos(videos) -> list:
         ValueError: a list is empty.
         TypeError: something in it is not a video.
     """
+    if is_base64_picture(videos):
+        return [[videos]]
     if is_video_source(videos) or isinstance(videos, ProcessedVideo):
         return [videos]
     if isinstance(videos, np.ndarray | torch.Tensor):
@@ -274,24 +303,36 @@ def as_list_of_videos(videos) -> list:
     return [video for item in videos for video in as_list_of_videos(item)]
 
 
+def as_list_of_metadata(metadata) -> list:
+    """One dictionary or `VideoMetadata`, a list of them, or a list per prompt, as a list."""
+    if metadata is None:
+        return []
+    if isinstance(metadata, dict | VideoMetadata):
+        return [metadata]
+    return [
+        one for item in metadata for one in (as_list_of_metadata(item) if isinstance(item, list | tuple) else [item])
+    ]
+
+
 def is_frame(value) -> bool:
-    """Whether `value` is one picture: a PIL image, an array of 3 dimensions or the path of an image file."""
+    """Whether `value` is one picture: a PIL image, an array of 2 or 3 dimensions, the path of an image file, or such a
+    file's bytes (in a `BytesIO`, too) or base64."""
     if isinstance(value, str | Path):
         kind = mimetypes.guess_type(str(value))[0] or ""
-        return kind.startswith("image/") and kind != "image/gif"
-    return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3)
+        return (kind.startswith("image/") and kind != "image/gif") or is_base64_picture(value)
+    if isinstance(value, Image.Image):
+        return True
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.ndim in (2, 3)
+    return is_picture(head_of(value))
 
 
-def sample_array(video, metadata, choose, limits: ReadingLimits) -> tuple[np.ndarray | torch.Tensor, VideoMetadata]:
-    """Frames given by the user, all or (with `choose`) some of them, as one array, and their metadata."""
-    if isinstance(video, list):
-        frames = [read_picture(frame, limits) if isinstance(frame, str | Path) else frame for frame in video]
-        frames = [torch.as_tensor(np.array(f) if isinstance(f, Image.Image) else f) for f in frames]
-        shapes = {tuple(frame.shape) for frame in frames}
-        if len(shapes) > 1:
-            raise ValueError(f"The frames of one video have to be of one size, but they are {sorted(shapes)}.")
-        video = torch.stack(frames)
-    if 0 in video.shape:
+def sample_array(
+    video, metadata, choose, limits: ReadingLimits, own_scale: bool = False, layout: str | None = None
+) -> tuple[torch.Tensor, VideoMetadata]:
+    """Frames given by the user, all or (with `choose`) some of them, as RGB (frames, 3, height, width), and their
+    metadata."""
+    if 0 in getattr(video, "shape", ()):
         raise ValueError(
             f"The video processor got a video of shape {list(video.shape)}, which has no frames or no pixels."
         )
@@ -299,20 +340,16 @@ def sample_array(video, metadata, choose, limits: ReadingLimits) -> tuple[np.nda
     metadata = VideoMetadata(**{**given, "total_num_frames": given.get("total_num_frames") or len(video)})
     if metadata.frames_indices is None:
         metadata.frames_indices = list(range(len(video)))
-    if choose is None:
-        return video, metadata
-    if metadata.total_num_frames != len(video):
-        raise ValueError(
-            f"Frames are to be chosen from a video of {len(video)} frames, but its video_metadata says "
-            f"{metadata.total_num_frames}. Pass the metadata of these frames, or do_sample_frames=False."
-        )
-    indices = choose(metadata)
-    metadata.frames_indices = [metadata.frames_indices[index] for index in indices]
-    return video[indices], metadata
-
-
-def channels_first(frames: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """(frames, height, width, 3) or (frames, 3, height, width) -> (frames, 3, height, width), without copying pixels:
-    colours that lie side by side, as the reader returns them, are what resizing is fastest on."""
-    frames = torch.as_tensor(np.ascontiguousarray(frames) if isinstance(frames, np.ndarray) else frames)
-    return frames.movedim(-1, 1) if infer_channel_dimension_format(frames) == ChannelDimension.LAST else frames
+    indices = None
+    if choose is not None:
+        if metadata.total_num_frames != len(video):
+            raise ValueError(
+                f"Frames are to be chosen from a video of {len(video)} frames, but its video_metadata says "
+                f"{metadata.total_num_frames}. Pass the metadata of these frames, or do_sample_frames=False."
+            )
+        indices = choose(metadata)
+        metadata.frames_indices = [metadata.frames_indices[index] for index in indices]
+    if not isinstance(video, list):
+        return rgb_video(video, limits, own_scale, layout, indices), metadata
+    chosen = video if indices is None else [video[index] for index in indices]
+    return rgb_frames(chosen, limits, own_scale, layout, largest_of(video)), metadata

@@ -23,10 +23,11 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.utils.logging import tqdm
 from transformers.video_utils import VideoMetadata
 
+from .packet_units import UnitsOfPictures, count_units, has_start_codes
 from .video_sources import (
     DEFAULT_LIMITS,
     Deadline,
@@ -41,6 +42,7 @@ from .video_sources import (
 
 
 MOST_THREADS = 16  # of a decoder, as FFmpeg has it
+PROBED_BYTES = 5_000_000  # how much FFmpeg may decode to find out what is in a file; its default
 ChooseFrames = Callable[[VideoMetadata], Sequence[int]]
 PILLOW_ERRORS = (OSError, EOFError, SyntaxError)  # of broken files
 
@@ -86,19 +88,14 @@ def read_video(
             file.close()
 
 
-def read_picture(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Read a picture that is to be a frame, in RGB and upright, with the errors of `read_video`."""
-    file = open_source(source, limits)
-    try:
-        with (
-            named_errors(source, *PILLOW_ERRORS, Image.DecompressionBombError, ValueError),
-            Image.open(file) as picture,
-        ):
-            check_pixels(picture.height, picture.width, limits)
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    finally:
-        if file is not source:
-            file.close()
+class VariableRateMetadata(VideoMetadata):
+    """Of a video whose frames do not follow one another evenly: `timestamps` are those of the file."""
+
+    times_of_all_frames: np.ndarray | None = None  # in seconds from the first; no field, as the built-in has none
+
+    @property
+    def timestamps(self) -> list[float]:
+        return self.times_of_all_frames[self.frames_indices].tolist()
 
 
 class PacketsAreNotFrames(Exception):
@@ -151,6 +148,7 @@ class VideoReader:
 
     def read(self, choose_frames: ChooseFrames | None) -> tuple[np.ndarray, VideoMetadata]:
         try:
+            self.check_first_packets()
             with self.open() as container:
                 stream = self.stream_of(container)
                 self.scan(container, stream)
@@ -167,13 +165,44 @@ class VideoReader:
         metadata.frames_indices = indices
         return frames, metadata
 
-    def open(self) -> av.container.InputContainer:
+    def check_first_packets(self):
+        """Look at those packets that FFmpeg parses and decodes while it opens a file."""
+        num_bytes, counters = 0, {}
+        try:
+            # Without decoders (none is called "none") and parsers.
+            with self.open(codec_whitelist="none", fflags="+noparse+nofillin") as container:
+                for packet in container.demux(*container.streams.video):
+                    self.file.check()
+                    self.check_packet(packet)
+                    num_bytes += packet.size
+                    if not self.check_unparsed(packet, counters) and num_bytes > 2 * PROBED_BYTES:
+                        return
+        except (av.FFmpegError, IndexError):  # opening it again will tell
+            self.file.check()
+
+    def check_unparsed(self, packet: av.Packet, counters: dict[int, UnitsOfPictures]) -> bool:
+        """Look at a piece of a stream that is not cut into packets yet; whether the parser needs that to its end."""
+        context = packet.stream.codec_context
+        codec = context and context.codec.canonical_name
+        if not codec or not has_start_codes(codec, context.extradata or b""):
+            return False
+        counter = counters.setdefault(packet.stream.index, UnitsOfPictures(codec))
+        if counter.add(bytes(packet)) > self.limits.max_packet_units:
+            raise self.too_many_units()
+        return codec == "hevc"  # FFmpeg's parser of this codec keeps some kilobytes of each unit itself
+
+    def open(self, **options: str) -> av.container.InputContainer:
         self.file.seek(0)
         self.file.check()
         return av.open(
             self.file,
-            # Playlists may not open other files or addresses: no protocol is called "none".
-            options={"protocol_whitelist": "none", "max_pixels": str(self.limits.max_frame_pixels)},
+            options={
+                # Playlists may not open other files or addresses: no protocol is called "none".
+                "protocol_whitelist": "none",
+                "max_pixels": str(self.limits.max_frame_pixels),
+                "probesize": str(PROBED_BYTES),
+                **options,
+            },
             metadata_errors="ignore",
             timeout=self.file.deadline.seconds_left(),
         )
@@ -205,7 +234,23 @@ class VideoReader:
             self.file.check()
             if packet is None:
                 return
+            self.check_packet(packet)
             yield packet
+
+    def check_packet(self, packet: av.Packet):
+        """A packet cannot be interrupted while it is decoded, so it is looked at before."""
+        most = self.limits.max_packet_units
+        context = packet.stream.codec_context
+        if packet.size <= most or context is None:  # a unit takes a byte or more
+            return
+        if count_units(bytes(packet), context.codec.canonical_name, context.extradata or b"", most) > most:
+            raise self.too_many_units()
+
+    def too_many_units(self) -> OverLimit:
+        return OverLimit(
+            f"one of its packets, or pictures, has more units than max_packet_units={self.limits.max_packet_units}; "
+            "encode the video with fewer slices, or raise this limit"
+        )
 
     def frames(self, container, stream) -> Iterator[av.VideoFrame]:
         for packet in self.packets(container, stream):
@@ -220,7 +265,7 @@ class VideoReader:
             if packet.pts is None:
                 raise PacketsAreNotFrames
             timestamps.append(packet.pts)
-            self.check_num_frames(len(timestamps))
+            check_num_frames(len(timestamps), self.limits)
             if packet.is_keyframe:
                 keyframes.append(packet.pts)
         ordered = np.sort(np.frombuffer(timestamps, dtype=np.int64))
@@ -234,7 +279,10 @@ class VideoReader:
         if self.num_frames == 0:
             raise Unreadable("its video stream has no frames")
         fps = self.fps(stream)
-        return VideoMetadata(
+        times = variable_times(self.timestamps, stream.time_base)
+        if times is not None:
+            fps = (self.num_frames - 1) / times[-1]
+        metadata = (VideoMetadata if times is None else VariableRateMetadata)(
             total_num_frames=self.num_frames,
             fps=fps,
             width=stream.codec_context.width,
@@ -242,6 +290,9 @@ class VideoReader:
             duration=self.num_frames / fps if fps else None,
             video_backend="pyav",
         )
+        if times is not None:
+            metadata.times_of_all_frames = times
+        return metadata
 
     def fps(self, stream) -> float | None:
         """Frames per second on average: what the header says, unless the timestamps tell otherwise."""
@@ -328,18 +379,8 @@ class VideoReader:
 
     def allocate(self, num_frames: int, height: int, width: int) -> np.ndarray:
         check_pixels(height, width, self.limits)
-        shape = (num_frames, height, width, 3)
-        num_bytes = num_frames * height * width * 3
-        if num_bytes > self.limits.max_result_bytes:
-            raise OverLimit(
-                f"{num_frames} frames of {height}x{width} pixels are {num_bytes} bytes, more than "
-                f"max_result_bytes={self.limits.max_result_bytes}; choose fewer frames, or raise this limit"
-            )
-        return np.empty(shape, dtype=np.uint8)
-
-    def check_num_frames(self, num_frames: int):
-        if num_frames > self.limits.max_frames:
-            raise OverLimit(f"it has more frames than max_frames={self.limits.max_frames}; cut it, or raise this limit")
+        check_result(num_frames, height, width, self.limits)
+        return np.empty((num_frames, height, width, 3), dtype=np.uint8)
 
 
 class CountingReader(VideoReader):
@@ -362,7 +403,7 @@ class CountingReader(VideoReader):
         self.num_frames = 0
         for frame in self.frames(container, stream):
             self.num_frames += 1
-            self.check_num_frames(self.num_frames)
+            check_num_frames(self.num_frames, self.limits)
             if frame.pts is not None:
                 self.timestamps.append(frame.pts)
         if len(self.timestamps) < self.num_frames or self.timestamps != sorted(self.timestamps):
@@ -389,6 +430,9 @@ class WebPReader(CountingReader):
         except PILLOW_ERRORS as error:
             raise Unreadable(str(error) or repr(error)) from error
 
+    def check_first_packets(self):
+        """There are none."""
+
     def open(self) -> Image.Image:
         self.file.seek(0)
         data = hold(self.file.read, self.limits)
@@ -411,6 +455,17 @@ class WebPReader(CountingReader):
             yield frame
 
 
+def variable_times(timestamps: Sequence[int], time_base: Fraction | None) -> np.ndarray | None:
+    """Times in seconds from the first frame, where one lies off an even rate by more than the time of a frame."""
+    if len(timestamps) < 3 or not time_base or timestamps[-1] == timestamps[0]:
+        return None
+    ticks = np.asarray(timestamps) - timestamps[0]
+    per_frame = ticks[-1] / (len(ticks) - 1)
+    if np.abs(ticks - np.arange(len(ticks)) * per_frame).max() <= per_frame:
+        return None
+    return ticks * float(time_base)
+
+
 def is_animated_webp(file: GuardedFile) -> bool:
     file.seek(0)
     header = file.read(30)
@@ -423,6 +478,21 @@ def check_pixels(height: int, width: int, limits: ReadingLimits):
         raise OverLimit(
             f"its frames of {height}x{width} pixels are over max_frame_pixels={limits.max_frame_pixels}; "
             "make it smaller, or raise this limit"
+        )
+
+
+def check_num_frames(num_frames: int, limits: ReadingLimits):
+    if num_frames > limits.max_frames:
+        raise OverLimit(f"it has more frames than max_frames={limits.max_frames}; cut it, or raise this limit")
+
+
+def check_result(num_frames: int, height: int, width: int, limits: ReadingLimits):
+    """Check frames that are to be held in memory."""
+    num_bytes = num_frames * height * width * 3
+    if num_bytes > limits.max_result_bytes:
+        raise OverLimit(
+            f"{num_frames} frames of {height}x{width} pixels are {num_bytes} bytes, more than "
+            f"max_result_bytes={limits.max_result_bytes}; choose fewer frames, or raise this limit"
         )
 
 

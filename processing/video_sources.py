@@ -94,6 +94,8 @@ class ReadingLimits:
         max_result_bytes: size of the frames that are returned: frames * height * width * 3.
         max_decode_seconds: longest time from opening the file to the last frame. It is looked at between reads,
             packets and frames: one packet or frame cannot be interrupted.
+        max_packet_units: most units (NAL units, OBUs, slices, scans) in one packet, of which a decoder keeps some
+            kilobytes each.
         allow_private_addresses: whether URLs, redirects included, may lead to addresses that are not public:
             this machine, the local network, the metadata service of a cloud.
 
@@ -107,6 +109,7 @@ class ReadingLimits:
     max_frames: int = 1_000_000  # nine hours of 30 frames per second
     max_result_bytes: int = 2**32
     max_decode_seconds: float = 600
+    max_packet_units: int = 10_000  # a slice for every 16x16 pixels of 1080p
     allow_private_addresses: bool = False
 
 

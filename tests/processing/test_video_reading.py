@@ -23,11 +23,11 @@ from PIL import Image, ImageOps
 from benchmarks.clips import encode
 from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError, read_video
 from llava_next_video.processing import video_reading
+from llava_next_video.processing.pictures import read_picture
 from llava_next_video.processing.video_reading import (
     GuardedFile,
     PacketsAreNotFrames,
     VideoReader,
-    read_picture,
     upright,
 )
 from tests.fuzz.corpus import CLIPS as CORPUS
@@ -516,7 +516,7 @@ class Forgetful(BytesIO):
 
     def seek(self, offset, whence=0):
         self.times_begun += offset == 0
-        if self.times_begun == 4:  # a look at its first bytes; a list of its packets; a count of its frames; frames
+        if self.times_begun == 6:  # its first bytes; twice its first packets, then a list of them or their frames; frames
             self.truncate(len(self.getvalue()) * 3 // 4)
         return super().seek(offset, whence)
 
