@@ -135,9 +135,9 @@ def checked_message(message, place: str, need_sources: bool) -> dict:
         if outside := [key for key in KEYS_OUTSIDE_PARTS if key in message]:
             raise Malformed(f"it has {outside} beside its content. Put pictures and videos into the content, as parts")
         content = message.get("content")
-        if content is None and "tool_calls" in message:
+        if not content and content != "" and "tool_calls" in message:
             return message
-        if not isinstance(content, list | tuple | str):
+        if not isinstance(content, list | tuple | str) or content in ([], ()):
             raise Malformed(f"its content is {shortened(content)}. It has to be a text or a list of parts")
         if isinstance(content, str):
             check_text(content, "content")

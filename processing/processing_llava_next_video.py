@@ -4,7 +4,12 @@
 import torch
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, BatchFeature
-from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
+from transformers.processing_utils import (
+    MODALITY_TO_BASE_CLASS_MAPPING,
+    MultiModalData,
+    ProcessingKwargs,
+    ProcessorMixin,
+)
 
 from .chat_messages import Sealed, checked_conversation, checked_conversations, unsealed, with_media
 from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImagesKwargs
@@ -33,6 +38,8 @@ MODEL_ARGUMENTS = (
 )
 # What the pictures, videos and texts of a chat are called in a call; they come from its messages.
 FROM_MESSAGES = ("images", "videos", "audio", "text")
+# Settings of the processor's parts, in one file with its own.
+OF_PARTS = ("image_processor", "video_processor")
 # What the settings have to be; texts that are listed, or a number that counts something.
 CHOICES = {
     "vision_feature_select_strategy": (None, "default", "full"),
@@ -140,6 +147,31 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
             return cls.original_format.processor(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        try:
+            settings, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"Could not read the processor of {pretrained_model_name_or_path}: {error!r}. Its "
+                "processor_config.json is damaged; it has to be a JSON object of settings by name."
+            ) from error
+        check_settings(**{name: settings[name] for name in OF_PARTS if name in settings})
+        return settings, kwargs
+
+    @staticmethod
+    def get_possibly_dynamic_module(module_name):
+        # transformers asks for the base classes of tokenizers and processors, and for whatever class of model a
+        # checkpoint says its sound is to be encoded with, to load that from wherever the checkpoint says.
+        kinds = (MODALITY_TO_BASE_CLASS_MAPPING[kind] for kind in ("tokenizer", "image_processor", "video_processor"))
+        if module_name not in flatten(list(kinds)):
+            raise ValueError(
+                f"The checkpoint has its processor load a model of the class {module_name!r}, for sound, which "
+                "LLaVA-NeXT-Video does not hear. Nothing was loaded; remove `audio_tokenizer` from its "
+                "processor_config.json, and audio_tokenizer_config.json."
+            )
+        return ProcessorMixin.get_possibly_dynamic_module(module_name)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
@@ -383,8 +415,8 @@ def processed_side(processor, overrides: dict) -> int:
 
 
 def flatten(items) -> list:
-    """A flat list of the images in a single image, a list, or a list per prompt."""
-    return [image for item in items for image in flatten(item)] if isinstance(items, list | tuple) else [items]
+    """A flat list of what is in a single item, a list, or lists of lists."""
+    return [inner for item in items for inner in flatten(item)] if isinstance(items, list | tuple) else [items]
 
 
 def without_empty_lists(media):
@@ -417,6 +449,8 @@ def what_is_wrong(name: str, value) -> str | None:
         least, optional = COUNTS[name]
         is_right = (optional and value is None) or (type(value) is int and value >= least)
         return None if is_right else f"a whole number, {least} or more" + optional * ", or None"
+    if name in OF_PARTS:
+        return None if isinstance(value, dict) else "settings by name"
     if name == "space_after_visuals":
         return None if isinstance(value, bool) else "True or False"
     if name == "chat_template":

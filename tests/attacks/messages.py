@@ -105,7 +105,7 @@ def malformed(ask: Callable) -> list[Attack]:
         [{"role": "\ud800", "content": "?"}], [{"role": "user", "content": "\udfff" * 10**6}],
     ]  # fmt: skip
     shapes += [[{"role": value, "content": "?"}] for value in odd if not isinstance(value, str)]
-    shapes += [[{"role": "user", "content": value}] for value in odd if not isinstance(value, str) and value != []]
+    shapes += [[{"role": "user", "content": value}] for value in odd if not isinstance(value, str)]
     shapes += [chat(value) for value in odd]
     shapes += [chat({"type": value, "video": "a.mp4"}) for value in odd]
     shapes += [chat({"type": "text", "text": value}) for value in odd if not isinstance(value, str)]

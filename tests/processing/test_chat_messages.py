@@ -105,6 +105,7 @@ MALFORMED = {
     "no role": ([{"content": "x"}], "In the chat, message 1: its role is None. It has to be a text"),
     "a role that is a number": ([{"role": 5, "content": "x"}], "message 1: its role is 5. It has to be a text"),
     "no content": ([user], "message 1: its content is None. It has to be a text or a list of parts"),
+    "no parts": ([*chat(), {"role": "assistant", "content": []}], r"message 2: its content is \[\]. It has to be"),
     "content that is a part": ([{**user, "content": QUESTION}], "message 1: its content is {'text': 'What.', 'type'"),
     "content that is a number": ([{**user, "content": 5}], "message 1: its content is 5. It has to be a text or"),
     "half a character": ([{**user, "content": "\ud800"}], "message 1: its content has half a character, a lone"),
@@ -172,6 +173,7 @@ def test_parts_without_a_source_make_prompts_to_pass_media_beside(processor):
 def test_calls_of_tools_need_no_content(processor):
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"x": [1]}}}]}
     messages = [*chat(), call, {"role": "tool", "tool_call_id": "1", "content": "5"}]
+    assert checked_conversation([*chat(), {**call, "content": []}])
     assert checked_conversation(messages)[1] == {name: call[name] for name in ("role", "tool_calls")}
     assert processor.apply_chat_template(messages).endswith(
         "<|im_start|>assistant\n<|im_end|>\n<|im_start|>tool\n5<|im_end|>\n"

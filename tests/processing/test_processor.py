@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers.image_processing_utils import select_best_resolution
 
@@ -260,6 +261,8 @@ DAMAGED = {
     "video_newline_position": ("row", None, 0, ["grid"]),
     "vision_feature_select_strategy": ("patch", 0, ["default"]),
     "space_after_visuals": (None, 1, "true", []),
+    "image_processor": (None, 5, "x", []),
+    "video_processor": (None, 5, "x", []),
     "video_token": (None, 5, ["<video>"]),
     "image_token": (None, 5),
     "chat_template": (5, ["a"], {"default": 5}),
@@ -279,6 +282,35 @@ def test_damaged_settings_are_refused_when_the_processor_is_made(processor, tmp_
             type(processor)(processor.video_processor, processor.image_processor, processor.tokenizer, value)
         return
     with pytest.raises(ValueError, match=message):
+        type(processor).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "null", '"x"', "[" * 10**5, '{"a": ' * 10**5, '{"audio_tokenizer": 5}'])
+def test_error_when_the_settings_are_no_settings(processor, tmp_path, text):
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"Could not read the processor of .*: .* processor_config.json is damaged; it"
+    ):
+        type(processor).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["processor_config.json", "audio_tokenizer_config.json"])
+def test_no_other_model_is_loaded_because_a_checkpoint_says_so(processor, tmp_path, monkeypatch, file):
+    """transformers loads what these settings name, from any folder or repository."""
+
+    def load(*args, **kwargs):
+        raise AssertionError(f"{args} is loaded")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", load)
+    processor.save_pretrained(tmp_path)
+    sound = {"audio_tokenizer_class": "DacModel", "audio_tokenizer_name_or_path": "/somewhere/else"}
+    if file == "processor_config.json":
+        sound = {**json.loads((tmp_path / file).read_text()), "audio_tokenizer": sound}
+    (tmp_path / file).write_text(json.dumps(sound))
+    with pytest.raises(
+        ValueError, match=r"load a model of the class 'DacModel', for sound, .* Nothing was loaded; remove"
+    ):
         type(processor).from_pretrained(tmp_path)
 
 
