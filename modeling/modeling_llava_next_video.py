@@ -519,7 +519,7 @@ def check_nothing_is_missing(mask: torch.Tensor, cache: Cache | None, modality: 
     if torch.compiler.is_compiling():
         if cache is None:
             torch._assert_async(~mask.any(), f"The prompt has <{modality}> placeholders and no {modality} features.")
-    elif is_empty(cache) and (num_placeholders := int(mask.sum())):
+    elif not mask.is_meta and is_empty(cache) and (num_placeholders := int(mask.sum())):
         name = "pixel_values" if modality == "image" else "pixel_values_videos"
         raise ValueError(
             f"The prompt has {num_placeholders} <{modality}> placeholders and came without {modality}s, so the answer "
