@@ -513,6 +513,10 @@ def check_placeholders(mask: torch.Tensor, tokens: torch.Tensor, modality: str):
         )
 
 
+def is_empty(cache: Cache | None) -> bool:
+    return cache is None or cache.get_seq_length() == 0
+
+
 def check_nothing_is_missing(mask: torch.Tensor, cache: Cache | None, modality: str):
     """Raise a ValueError when the prompt has placeholders, `mask` (B, L) bool, that nothing will replace.
 
@@ -522,7 +526,7 @@ def check_nothing_is_missing(mask: torch.Tensor, cache: Cache | None, modality: 
     if torch.compiler.is_compiling():
         if cache is None:
             torch._assert_async(~mask.any(), f"The prompt has <{modality}> placeholders and no {modality} features.")
-    elif (cache is None or cache.get_seq_length() == 0) and (num_placeholders := int(mask.sum())):
+    elif not mask.is_meta and is_empty(cache) and (num_placeholders := int(mask.sum())):
         name = "pixel_values" if modality == "image" else "pixel_values_videos"
         raise ValueError(
             f"The prompt has {num_placeholders} <{modality}> placeholders and came without {modality}s, so the answer "
@@ -653,6 +657,21 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
         if (features := kwargs.get("mm_encoder_outputs")) is not None:
             kwargs["mm_encoder_outputs"] = {modality: copy.copy(output) for modality, output in features.items()}
         return super().generate(*args, **kwargs)
+
+    @wraps(GenerationMixin.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        # transformers drops features behind the first step, and calls no step of an assistant (`assistant_model`) the
+        # first. Its drafts are only guesses; features of another width than its own are left out.
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        ids, features = inputs.get("input_ids"), kwargs.get("mm_encoder_outputs")
+        if features and "mm_encoder_outputs" not in inputs and ids.shape[1] > 1 and is_empty(inputs.get(CACHE)):
+            width = self.config.text_config.hidden_size
+            tokens = [token for output in features.values() if output is not None for token in output.pooler_output]
+            if all(each.shape[-1] == width for each in tokens):
+                inputs["mm_encoder_outputs"] = features
+            else:
+                inputs |= {"input_ids": None, "inputs_embeds": self.get_input_embeddings()(ids)}
+        return inputs
 
     def _get_candidate_generator(self, *, logits_processor: LogitsProcessorList, **kwargs):
         # Prompt lookup proposes what followed the same words earlier in the prompt, which may be placeholders; in the

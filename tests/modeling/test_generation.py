@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from llava_next_video import DEMO_CHECKPOINT
-from tests.tiny import VIDEO_TOKEN_ID, make_model, make_processor, random_frames
+from tests.tiny import TEXT_CONFIGS, VIDEO_TOKEN_ID, make_model, make_processor, random_frames
 
 
 CLIP = "demo_model/samples/red_circle_moves_left.mp4"
@@ -219,3 +219,21 @@ def test_own_attention_function_is_used(demo):
     model = AutoModelForImageTextToText.from_pretrained(DEMO_CHECKPOINT, attn_implementation="counted")
     assert ask((model, demo[1]), QUESTION)[0] == ask(demo, QUESTION)[0]
     assert called
+
+
+@pytest.mark.parametrize("width", [32, 16, 64])
+def test_an_assistant_of_our_class_drafts_with_the_features_it_can_use(width):
+    """transformers leaves them out in the assistant's first step, where placeholders without features are an error."""
+    model = make_model(video_newline_position="grid")
+    inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
+    text = {**TEXT_CONFIGS["llama"], "hidden_size": width}
+    assistant = make_model(video_newline_position="grid", text_config=text)
+    if width == 32:
+        assistant.load_state_dict(model.state_dict())
+    expected = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    steps = []
+    model.model.language_model.register_forward_hook(lambda *_: steps.append(1))
+    answer = model.generate(**inputs, max_new_tokens=8, do_sample=False, assistant_model=assistant)
+    assert answer.tolist() == expected.tolist()
+    if width == 32:
+        assert len(steps) < 8

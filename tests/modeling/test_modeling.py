@@ -361,3 +361,9 @@ def test_error_when_frames_do_not_fit_the_tower(shape):
 def test_error_when_tiles_are_not_those_of_the_image_sizes(shape):
     with pytest.raises(ValueError, match=r"sizes \[\(16, 32\)\] .* are cut into \[3\] tiles, .* pixel_values holds"):
         make_model().get_image_features(torch.zeros(shape), torch.tensor([[16, 32]]))
+
+
+def test_text_runs_on_the_meta_device():
+    """Tools run a model there to count operations; it has no numbers to look at."""
+    ids = torch.ones(1, 3, dtype=torch.long, device="meta")
+    assert make_model().to("meta")(input_ids=ids).logits.shape == (1, 3, 264)
