@@ -69,6 +69,8 @@ SETTINGS_FILES = (
     "video_preprocessor_config.json",
 )
 
+FOLDERS = ("original", "additional_chat_templates")  # in a checkpoint's folder, whose files are read too
+
 
 class CheckpointError(ValueError):
     """A checkpoint's files cannot be read, or are not complete."""
@@ -132,8 +134,7 @@ def local_folder(source: str | Path, patterns: list[str], **download) -> Path:
 
 
 def check_entries(folder: Path):
-    """Check that what lies in a checkpoint's folder, and in its folder `original`, are files of its own, and that its
-    settings are JSON.
+    """Check that what lies in a checkpoint's folder is its own, and that its settings are JSON.
 
     Raises:
         CheckpointError: something is a link to outside the folder, or neither file nor folder (a pipe, a device), or
@@ -142,11 +143,10 @@ def check_entries(folder: Path):
     own = Path(os.path.realpath(folder))
     # A snapshot in the Hub's cache: REPOSITORY/snapshots/REVISION/FILE is a link to REPOSITORY/blobs/HASH.
     homes = [own, own.parents[1] / "blobs"] if own.parent.name == "snapshots" else [own]
-    original = folder / "original"
-    for path in [*folder.iterdir(), *(original.iterdir() if original.is_dir() else ())]:
+    inner = [folder / name for name in FOLDERS if (folder / name).is_dir()]
+    for path in (entry for place in (folder, *inner) for entry in place.iterdir()):
         target = Path(os.path.realpath(path))
-        is_weight_or_setting = path.parent == original or path == original or not target.is_dir()
-        if is_weight_or_setting and not any(target.is_relative_to(home) for home in homes):
+        if not any(target.is_relative_to(home) for home in homes):
             raise CheckpointError(
                 f"{path} is a link to {target}, outside the checkpoint's folder, and was not opened. Copy the file "
                 "there if you trust it, or delete the link."
