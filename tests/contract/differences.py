@@ -3,17 +3,27 @@ to users."""
 
 from dataclasses import dataclass
 
+import transformers
+from packaging.specifiers import SpecifierSet
+
 from tests.contract.subjects import RECIPES
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A test, a piece of what it says when it fails, and the reason."""
+    """A test, a piece of what it says when it fails or is skipped, and the reason.
+
+    `versions` are those of transformers whose test it is, as far as tried: 5.20.2 and 5.24.0.
+    """
 
     test: str
     says: str
     reason: str
     recipes: tuple[str, ...] = tuple(RECIPES)
+    versions: str = ">=5.20"
+
+    def applies(self, recipe: str) -> bool:
+        return recipe in self.recipes and SpecifierSet(self.versions).contains(transformers.__version__)
 
 
 AUDIO = "a model without ears refuses `audio`, where the built-in drops it without a word"
@@ -21,8 +31,14 @@ LAYERS = "what the tower makes and the features do not need is made only when it
 RAGGED = "`pixel_values_videos` is a tensor for videos of one shape and else a list; the test knows always or never"
 
 DIFFERENCES = [
-    Difference("ModelTest.test_get_image_features_hidden_states", "['last_hidden_state']", LAYERS),
-    Difference("ModelTest.test_get_video_features_hidden_states", "['last_hidden_state']", LAYERS),
+    Difference(
+        "ModelTest.test_can_init_all_missing_weights",
+        "Not a prioritized model",
+        "asks the year of a copyright line, which our files have not; can be asked for since",
+        versions="<5.24",
+    ),
+    Difference("ModelTest.test_get_image_features_hidden_states", "['last_hidden_state']", LAYERS, versions=">=5.24"),
+    Difference("ModelTest.test_get_video_features_hidden_states", "['last_hidden_state']", LAYERS, versions=">=5.24"),
     Difference("ProcessorTest.test_apply_chat_template_decoded_video_0", "is an instance of", RAGGED),
     Difference("ProcessorTest.test_apply_chat_template_video_0", "is an instance of", RAGGED),
     Difference("ProcessorTest.test_apply_chat_template_video_1", "is an instance of", RAGGED),
@@ -37,6 +53,7 @@ DIFFERENCES = [
         "ProcessorTest.test_if_input_has_mismatching_tokens_and_mm_data",
         "placeholders, but 4 images were passed",
         "the error says how many there are of each, in other words than the test looks for",
+        versions=">=5.24",
     ),
     Difference(
         "VideoProcessorTest.test_call_sample_frames",

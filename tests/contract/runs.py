@@ -56,7 +56,7 @@ def problems(runs: dict[tuple[str, str], Outcomes], differences: list[Difference
     for (side, recipe), ours in runs.items():
         if side != OURS:
             continue
-        listed = {difference.test: difference for difference in differences if recipe in difference.recipes}
+        listed = {difference.test: difference for difference in differences if difference.applies(recipe)}
         for test, (outcome, why) in ours.items():
             if falls_short(test, ours, builtin):
                 if test not in listed or listed[test].says not in why:

@@ -69,6 +69,11 @@ def test_a_listed_test_that_does_not_exist_is_found():
     assert problem == "x: there is no d, which the table has"
 
 
+def test_a_difference_of_another_version_does_not_count():
+    [problem] = problems(outcomes(a=("failed", "3 != 4")), [Difference("a", "3 != 4", "", ("x",), versions="<5")])
+    assert "a failed, and is not in the table" in problem
+
+
 def test_table_counts_each_run_and_names_what_falls_short():
     page = table(outcomes(b=("failed", "3 != 4")))
     assert "| built-in | x | 2 | 0 | 1 |" in page
