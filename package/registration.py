@@ -57,6 +57,7 @@ def register():
     introduce(f"{auto}.configuration_auto", configuration, register_configuration)
     introduce(f"{auto}.modeling_auto", "llava_next_video.modeling.modeling_llava_next_video", register_models)
     introduce(f"{auto}.video_processing_auto", "llava_next_video.processing", register_video_processor)
+    introduce(f"{auto}.image_processing_auto", "llava_next_video.processing", register_image_processor)
     introduce(f"{auto}.processing_auto", "llava_next_video.processing", register_processor)
     introduce("transformers.pipelines", "llava_next_video.pipeline_video_text_to_text", register_pipeline)
 
@@ -89,6 +90,15 @@ def register_video_processor(auto: ModuleType, ours: ModuleType):
     from llava_next_video import LlavaNextVideoConfig
 
     auto.AutoVideoProcessor.register(LlavaNextVideoConfig, ours.LlavaNextVideoVideoProcessor, exist_ok=True)
+
+
+def register_image_processor(auto: ModuleType, ours: ModuleType):
+    """For files that name our class, or none. Most name the built-in's, `LlavaNextImageProcessor`, and get it: under
+    that name ours would replace it for every LLaVA-NeXT model."""
+    from llava_next_video import LlavaNextVideoConfig
+
+    classes = {"torchvision": ours.LlavaNextVideoImageProcessor}
+    auto.AutoImageProcessor.register(LlavaNextVideoConfig, image_processor_classes=classes, exist_ok=True)
 
 
 def register_processor(auto: ModuleType, ours: ModuleType):

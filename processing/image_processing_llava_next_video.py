@@ -190,8 +190,8 @@ class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
         if (target_height // tile_side) * (target_width // tile_side) > MOST_TILES:
             raise ValueError(
                 f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
-                f"cut into tiles of {tile_side}x{tile_side}, which are more than {MOST_TILES}. The checkpoint's crop_size "
-                "or image_grid_pinpoints are damaged: correct them."
+                f"cut into tiles of {tile_side}x{tile_side}, which are more than {MOST_TILES}. Correct "
+                "crop_size or image_grid_pinpoints, which are damaged."
             )
         height, width = get_patch_output_size(image, (target_height, target_width), ChannelDimension.FIRST)
         top, left = (target_height - height) // 2, (target_width - width) // 2

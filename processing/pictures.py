@@ -156,7 +156,7 @@ def head_of(source) -> bytes:
 
 
 def picture_values(picture) -> torch.Tensor:
-    """The values of a PIL image, whatever its mode: (3, h, w), uint8, or (1, h, w) where greys have more than 8 bits."""
+    """The values of a PIL image of any mode: (3, h, w), uint8, or (1, h, w) where greys have more than 8 bits."""
     if picture.mode.startswith("I;16"):
         values = np.asarray(picture).astype(np.uint16)
     elif picture.mode in ("I", "F"):
@@ -244,8 +244,8 @@ def on_8_bit_scale(values: torch.Tensor, largest: float | None = None) -> torch.
     low, high = (value.item() for value in values.aminmax())
     if not (low >= 0 and high <= 255):  # NaN is not either
         raise ValueError(
-            f"A picture has values from {low:.10g} to {high:.10g} ({values.dtype}), which is no brightness. Pass uint8 of "
-            "0..255, uint16 of 0..65535, or floats of 0..1 or 0..255; pixels that are normalized already go with "
+            f"A picture has values from {low:.10g} to {high:.10g} ({values.dtype}), which is no brightness. Pass "
+            "uint8 of 0..255, uint16 of 0..65535, or floats of 0..1 or 0..255; pixels that are normalized already go with "
             "do_rescale=False and do_normalize=False."
         )
     if values.is_floating_point() and (high if largest is None else largest) <= 1:
@@ -279,9 +279,7 @@ def is_own_scale(do_rescale, rescale_factor) -> bool:
     return not do_rescale or (rescale_factor is not None and not math.isclose(rescale_factor, 1 / 255, rel_tol=1e-6))
 
 
-def rgb_values(
-    picture, limits: ReadingLimits, own_scale: bool = False, layout: str | None = None
-) -> torch.Tensor:
+def rgb_values(picture, limits: ReadingLimits, own_scale: bool = False, layout: str | None = None) -> torch.Tensor:
     """A PIL image, array or tensor as RGB: (3, h, w), on the scale 0..255 unless it is `own_scale`.
 
     Raises:
@@ -391,4 +389,3 @@ def rgb_video(
     if values.dtype == torch.uint8:
         return values
     return stack_frames([on_own_scale(one) if own_scale else on_8_bit_scale(one, largest) for one in values])
-

@@ -104,7 +104,9 @@ def check_grids(grids):
         count = f"{len(grids)} entries" if isinstance(grids, list | tuple) else grids
         raise wrong("image_grid_pinpoints", count, f"1 to {MOST_TILES} sizes [height, width] in pixels")
     for grid in grids:
-        if not (isinstance(grid, list | tuple) and len(grid) == 2 and all(is_whole(side) and side > 0 for side in grid)):
+        if not (
+            isinstance(grid, list | tuple) and len(grid) == 2 and all(is_whole(side) and side > 0 for side in grid)
+        ):
             raise wrong("image_grid_pinpoints", grid, "sizes [height, width] in pixels")
 
 

@@ -73,6 +73,22 @@ def test_auto_classes_load_our_config_and_processors(checkpoint):
     assert type(video_processor) is llava_next_video.LlavaNextVideoVideoProcessor
 
 
+def test_auto_image_processor_is_ours_unless_the_file_names_the_builtin(checkpoint, tmp_path):
+    """Our files name the built-in's class, so that it can read them, and that name is its alone."""
+    folder, _ = checkpoint
+    settings = transformers.AutoProcessor.from_pretrained(folder).image_processor.to_dict()
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    for name, expected in {
+        "LlavaNextImageProcessor": transformers.models.llava_next.LlavaNextImageProcessor,
+        "LlavaNextVideoImageProcessor": llava_next_video.LlavaNextVideoImageProcessor,
+        None: llava_next_video.LlavaNextVideoImageProcessor,
+    }.items():
+        settings["image_processor_type"] = name
+        written = {key: value for key, value in settings.items() if value is not None}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(written))
+        assert type(transformers.AutoImageProcessor.from_pretrained(tmp_path)) is expected
+
+
 @pytest.mark.parametrize("image_processor_type", ["LlavaNextImageProcessor", "LlavaNextVideoImageProcessor"])
 def test_processor_of_an_early_hub_checkpoint_loads(image_processor_type, builtin_checkpoint, tmp_path):
     """One flat `preprocessor_config.json` for images and videos, and a processor config with nothing nested in it."""

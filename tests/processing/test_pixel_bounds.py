@@ -99,7 +99,7 @@ def test_exact_pixels_that_are_not_rescaled():
 def test_error_for_exact_pixels_of_floats_that_are_not_rescaled():
     values = random_frames(1).astype(np.float32) / 100
     for processor in (videos(exact_pixels=True, do_rescale=False), images(exact_pixels=True, do_rescale=False)):
-        with pytest.raises(ValueError, match="exact_pixels=True got torch.float32 and do_rescale=False"):
+        with pytest.raises(ValueError, match=r"exact_pixels=True got torch\.float32 and do_rescale=False"):
             processor(values)
 
 
@@ -124,7 +124,11 @@ def test_largest_sides_of_every_kind_of_size():
 WRONG = [
     (videos, {"num_frames": 3 * 10**8}, "num_frames=300000000; it has to be a whole number from 1 to 1000000"),
     (videos, {"num_frames": "4"}, "num_frames=4; it has to be a whole number"),
-    (videos, {"size": {"shortest_edge": 10**5}}, r"size\['shortest_edge'\]=100000; it has to be pixels, of which a square"),
+    (
+        videos,
+        {"size": {"shortest_edge": 10**5}},
+        r"size\['shortest_edge'\]=100000; it has to be pixels, of which a square",
+    ),
     (images, {"size": {"height": 10**5, "width": 16}}, r"size\['height'\]=100000"),
     (images, {"size": {"shortest_edge": "16"}}, r"size\['shortest_edge'\]=16; it has to be pixels"),
     (images, {"crop_size": {"height": 0, "width": 16}}, r"crop_size\['height'\]=0"),
@@ -133,7 +137,11 @@ WRONG = [
     (videos, {"image_std": [1, 1, 0]}, r"image_std=\[1, 1, 0\]; it has to be three numbers, .*, greater than 0"),
     (images, {"image_mean": [1, 1]}, r"image_mean=\[1, 1\]; it has to be three numbers, one for each colour"),
     (images, {"image_mean": [float("nan")] * 3}, "image_mean="),
-    (images, {"image_grid_pinpoints": [[16, 16]] * 10**6}, "image_grid_pinpoints=1000000 entries; it has to be 1 to 1024"),
+    (
+        images,
+        {"image_grid_pinpoints": [[16, 16]] * 10**6},
+        "image_grid_pinpoints=1000000 entries; it has to be 1 to 1024",
+    ),
     (images, {"image_grid_pinpoints": []}, "image_grid_pinpoints=0 entries"),
     (images, {"image_grid_pinpoints": 7}, "image_grid_pinpoints=7"),
     (images, {"image_grid_pinpoints": [[16]]}, r"image_grid_pinpoints=\[16\]; it has to be sizes \[height, width\]"),

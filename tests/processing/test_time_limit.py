@@ -1,4 +1,4 @@
-"""The time limit on a file that is slow: nothing is read from it any more once the limit has passed, wherever that is."""
+"""The time limit on a file that is slow: nothing is read from it any more once the limit has passed."""
 
 import time
 from io import BytesIO

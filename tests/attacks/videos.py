@@ -1,0 +1,122 @@
+"""Videos whose packets or frames are out of proportion."""
+
+import io
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoLimitError, VideoReadError, read_video
+from tests.attacks import Attack, pictures
+
+
+LIMITS = ReadingLimits(max_frame_pixels=2**22, max_result_bytes=2**28, max_frames=10_000, max_decode_seconds=5)
+X265 = {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"}
+SVT = {"preset": "12", "svtav1-params": "lp=1"}
+OPTIONS = {"libx264": {"preset": "ultrafast", "threads": "1"}, "libx265": X265, "libsvtav1": SVT}
+UNITS = 500_000
+
+
+def flooded(codec: str, container: str, unit: bytes, number: int, size: tuple[int, int] = (64, 64)) -> bytes:
+    """A video of six frames, with `UNITS` of these units behind, or in front of, those of one of its packets."""
+    file = io.BytesIO()
+    height, width = size
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=25, options=OPTIONS.get(codec, {}))
+        stream.height, stream.width = height, width
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        frames = [np.full((height, width, 3), 20 * level, dtype=np.uint8) for level in range(6)]
+        packets = [p for f in frames for p in stream.encode(av.VideoFrame.from_ndarray(f, format="rgb24"))]
+        for position, packet in enumerate([*packets, *stream.encode()]):
+            if position == number:
+                data = bytes(packet)
+                more = av.Packet(unit * UNITS + data if codec == "libsvtav1" else data + unit * UNITS)
+                more.pts, more.dts, more.time_base, more.stream = packet.pts, packet.dts, packet.time_base, stream
+                more.is_keyframe = packet.is_keyframe
+                packet = more
+            output.mux(packet)
+    return file.getvalue()
+
+
+def thin(height: int, width: int) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=25, options=OPTIONS["libx264"])
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), dtype=np.uint8), format="rgb24")
+        for _ in range(40):
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return file.getvalue()
+
+
+def animation(kind: str, num_frames: int, side: int) -> bytes:
+    """Frames of one changed pixel on a large canvas: few bytes and much work each."""
+    file = io.BytesIO()
+    frames = []
+    for number in range(num_frames):
+        frame = Image.new("L", (side, side))
+        frame.putpixel((number, 0), 255)
+        frames.append(frame)
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=10)
+    return file.getvalue()
+
+
+def attacks(folder: Path) -> list[Attack]:
+    processor = LlavaNextVideoVideoProcessor(**pictures.SQUARE)
+    processor.limits = LIMITS
+    floods = {
+        f"{name} of {codec} in packet {number} of {container}": flooded(codec, container, unit, number)
+        for codec, container, name, unit in (
+            ("libx264", "h264", "parameter sets", b"\0\0\1\x67"),
+            ("libx264", "h264", "slices", b"\0\0\1\x41"),
+            ("libx264", "mpegts", "parameter sets", b"\0\0\1\x67"),
+            ("libx264", "matroska", "filler units", b"\0\0\0\1\x0c"),
+            ("libx264", "mp4", "messages", b"\0\0\1\x06\0"),
+            ("libx265", "hevc", "units", b"\0\0\1\x46\1\1\1"),
+            ("libx265", "mpegts", "units", b"\0\0\1\x46\1\1\1"),
+            ("libx265", "mp4", "units", b"\0\0\1\x46\1"),
+            ("libsvtav1", "ivf", "padding", b"\x7a\0"),
+            ("mpeg2video", "mpegts", "slices", b"\0\0\1\1"),
+            ("mpeg4", "avi", "user data", b"\0\0\1\xb2"),
+            ("mjpeg", "avi", "scans", b"\xff\xda\0\x08"),
+        )
+        for number in (0, 3)
+    }
+    giant = bytearray(flooded("mjpeg", "avi", b"", -1))
+    at = giant.index(b"\xff\xc0") + 5
+    giant[at : at + 4] = b"\xff\xff\xff\xff"
+    return [
+        *(
+            Attack(
+                name, partial(read_video, data, limits=LIMITS), VideoReadError, "max_packet_units|not a video", 10
+            )
+            for name, data in floods.items()
+        ),
+        *(
+            Attack(f"frames of {height}x{width} pixels", partial(processor, data), VideoLimitError, "max_frame_pixels")
+            for height, width in ((2, 8192), (16, 8192), (8192, 16))
+            for data in [thin(height, width)]
+        ),
+        *(
+            Attack(
+                f"{kind} of 300 frames on a large canvas",
+                partial(read_video, animation(kind, 300, 2000), limits=LIMITS),
+                VideoLimitError,
+                "max_decode_seconds|max_result_bytes",
+            )
+            for kind in ("gif", "png")
+        ),
+        Attack(
+            "frames of 65535x65535 pixels inside of AVI",
+            partial(read_video, bytes(giant), limits=LIMITS),
+            VideoReadError,
+        ),
+        Attack(
+            "PNG of 16000x16000 pixels as a video",
+            partial(read_video, pictures.png(16000, 16000), limits=LIMITS),
+            VideoReadError,
+        ),
+    ]
