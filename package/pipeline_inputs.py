@@ -95,6 +95,11 @@ def ends_with_assistant(messages: list[dict]) -> bool:
     return messages[-1]["role"] == "assistant"
 
 
+def ends_in_text(messages: list[dict]) -> bool:
+    content = messages[-1].get("content")
+    return isinstance(content, str) or (bool(content) and content[-1]["type"] == "text")
+
+
 def with_prompt(prompt: str | list[dict], answer: str, continue_final_message: bool | None) -> str | list[dict]:
     """A prompt followed by its answer: text after text; in a chat a new message, or a longer last message."""
     if isinstance(prompt, str):

@@ -27,6 +27,7 @@ from .pipeline_inputs import (
     Given,
     as_chat,
     as_list,
+    ends_in_text,
     ends_with_assistant,
     packed,
     unpack,
@@ -259,6 +260,11 @@ class VideoTextToTextPipeline(Pipeline):
             messages = self.processor.checked_conversation(as_chat(prompt, videos) if is_question else prompt)
             messages, known = self.with_known_videos(messages, processor_kwargs)
             carry_on = ends_with_assistant(messages) if continue_final_message is None else continue_final_message
+            if carry_on and not ends_in_text(messages):
+                raise ValueError(
+                    "The last message of the chat was to be continued, but it does not end in a text. Give it a last part "
+                    "{'type': 'text', 'text': ...}, or pass continue_final_message=False."
+                )
             model_inputs = self.processor.apply_chat_template(
                 messages,
                 add_generation_prompt=not carry_on,

@@ -90,9 +90,7 @@ def attacks(folder: Path) -> list[Attack]:
     giant[at : at + 4] = b"\xff\xff\xff\xff"
     return [
         *(
-            Attack(
-                name, partial(read_video, data, limits=LIMITS), VideoReadError, "max_packet_units|not a video", 10
-            )
+            Attack(name, partial(read_video, data, limits=LIMITS), VideoReadError, "max_packet_units|not a video", 10)
             for name, data in floods.items()
         ),
         *(

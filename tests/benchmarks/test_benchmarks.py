@@ -6,7 +6,17 @@ import pytest
 
 from benchmarks import absolute, clips, reading, tracing
 from benchmarks.__main__ import COMPARISONS, main
-from benchmarks.comparison import BUILTIN, HERE, Comparison, Row, Setting, Unavailable, peak_in_fresh_process, peak_of, run
+from benchmarks.comparison import (
+    BUILTIN,
+    HERE,
+    Comparison,
+    Row,
+    Setting,
+    Unavailable,
+    peak_in_fresh_process,
+    peak_of,
+    run,
+)
 
 
 @pytest.fixture(scope="module")

@@ -257,6 +257,13 @@ MALFORMED_CHATS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("content", [[{"type": "video"}], []])
+def test_error_when_nothing_can_be_continued(pipe, clips, content):
+    content = [{**part, "video": clips[1]} for part in content]
+    with pytest.raises(ValueError, match="was to be continued, but it does not end in a text"):
+        pipe([*chat(clips[1]), {"role": "assistant", "content": content}])
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_malformed_chat_loses_its_own_place_only(pipe, clips, batch_size):
     given = [chat(clips[1]), *MALFORMED_CHATS, chat(clips[1])]
