@@ -262,8 +262,8 @@ class VideoTextToTextPipeline(Pipeline):
             carry_on = ends_with_assistant(messages) if continue_final_message is None else continue_final_message
             if carry_on and not ends_in_text(messages):
                 raise ValueError(
-                    "The last message of the chat was to be continued, but it does not end in a text. Give it a last part "
-                    "{'type': 'text', 'text': ...}, or pass continue_final_message=False."
+                    "The last message of the chat was to be continued, but it does not end in a text. Give it a last "
+                    "part {'type': 'text', 'text': ...}, or pass continue_final_message=False."
                 )
             model_inputs = self.processor.apply_chat_template(
                 messages,
