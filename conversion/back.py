@@ -1,6 +1,5 @@
 """From ours back to the original's format: names, configuration, and the vocabulary as it was."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +7,11 @@ import torch
 
 from llava_next_video.conversion.checkpoint_files import (
     CheckpointError,
+    convertible_tensors,
     folder_with_weights,
     local_folder,
-    stored_tensors,
+    read_json,
+    reading_settings,
 )
 from llava_next_video.conversion.original_config import is_original, original_config
 from llava_next_video.conversion.planned_tensors import PlannedTensor
@@ -55,23 +56,16 @@ def plan_back(source: str, vision_tower: str | None = None, dtype: torch.dtype |
     folder = local_folder(source, [*TOKENIZER_FILES, "original/*"])
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
-    settings = json.loads((folder / "config.json").read_text())
+    settings = read_json(folder / "config.json")
     if is_original(settings) or settings.get("model_type") != LlavaNextVideoConfig.model_type:
         raise CheckpointError(
             f"{folder} has model_type {settings.get('model_type')!r}; only a llava_next_video checkpoint can be turned "
             "into an original one."
         )
-    config = LlavaNextVideoConfig(**settings)
-    if dtype is not None:
-        config.dtype = dtype
-    kept = folder / "original" / "config.json"
-    base = json.loads(kept.read_text()) if kept.is_file() else None
-    tower = vision_tower or (base or {}).get("mm_vision_tower") or usual_tower(config)
-    original = original_config(config, tower, base)
-    if base is not None:
-        original["vocab_size"] = min(base["vocab_size"], config.text_config.vocab_size)
+    with reading_settings(source):
+        original = translate_back(folder, LlavaNextVideoConfig(**settings), vision_tower, dtype)
     tensors = []
-    for name, source_tensor in stored_tensors(folder_with_weights(source)).items():
+    for name, source_tensor in convertible_tensors(folder_with_weights(source)).items():
         new_name, _ = rename(name, BACK, {})
         shape = source_tensor.shape
         if new_name in ORIGINAL_VOCABULARY:
@@ -79,6 +73,21 @@ def plan_back(source: str, vision_tower: str | None = None, dtype: torch.dtype |
         cast = dtype if dtype and source_tensor.dtype.is_floating_point else source_tensor.dtype
         tensors.append(PlannedTensor(new_name, source_tensor, cast, shape))
     return BackPlan(source, folder, original, tensors)
+
+
+def translate_back(
+    folder: Path, config: LlavaNextVideoConfig, vision_tower: str | None, dtype: torch.dtype | None
+) -> dict:
+    """The original's configuration, on the grounds of the one in `original` where there is one."""
+    if dtype is not None:
+        config.dtype = dtype
+    kept = folder / "original" / "config.json"
+    base = read_json(kept) if kept.is_file() else None
+    tower = vision_tower or (base or {}).get("mm_vision_tower") or usual_tower(config)
+    original = original_config(config, tower, base)
+    if base is not None:
+        original["vocab_size"] = min(base["vocab_size"], config.text_config.vocab_size)
+    return original
 
 
 def usual_tower(config: LlavaNextVideoConfig) -> str:

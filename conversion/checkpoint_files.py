@@ -5,19 +5,21 @@ Pickled files (`.bin`) hold tensors or are refused: before `torch.load` reads on
 in its pickle is compared with the few that a dictionary of tensors needs.
 
 Files come from strangers: nothing that they claim is believed before it is compared with the file's own size, so that
-no memory is taken for what is not there. Links in a folder are followed (the Hub's cache consists of them); an index
-names files of its own folder only.
+no memory is taken for what is not there. A folder that holds links to files outside of it is refused, except for the
+Hub's cache, which consists of links to its own `blobs`; an index names files of its own folder only.
 
 Source of the format: https://huggingface.co/docs/safetensors
 """
 
 import json
 import math
+import os
 import pickle
 import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +40,8 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+# Sides and numbers of them that no weight has: multiplying thousands of numbers takes for ever.
+MAX_DIMENSIONS, MAX_SIDE, MAX_TENSORS = 8, 2**48, 2**18
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Formats, the better one first, and the file that a checkpoint in one piece has.
 WHOLE_FILES = {"*.safetensors": "model.safetensors", "*.bin": "pytorch_model.bin"}
@@ -52,17 +56,36 @@ NAMES_IN_PICKLES = re.compile(
 )
 
 
+# Files of settings that Python reads; `tokenizer.json` and vocabularies are not among them.
+SETTINGS_FILES = (
+    "added_tokens.json",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+)
+
+FOLDERS = ("original", "additional_chat_templates")  # in a checkpoint's folder, whose files are read too
+
+
 class CheckpointError(ValueError):
     """A checkpoint's files cannot be read, or are not complete."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: its name there, and for safetensors the position of its first byte (-1 in a `.bin`)."""
+    """A tensor in a file: its name there, and for safetensors the position of its first byte (-1 in a `.bin`).
+
+    A `dtype` that is text is one that cannot be converted, such as "F8_E4M3".
+    """
 
     name: str
     file: Path
-    dtype: torch.dtype
+    dtype: torch.dtype | str
     shape: tuple[int, ...]
     position: int
 
@@ -94,15 +117,93 @@ def local_folder(source: str | Path, patterns: list[str], **download) -> Path:
 
     Raises:
         FileNotFoundError: it is neither.
+        CheckpointError: it holds links to files outside of it, or damaged settings.
     """
     if Path(source).is_dir():
+        check_entries(Path(source))
         return Path(source)
     try:
-        return Path(snapshot_download(str(source), allow_patterns=patterns, **download))
+        folder = Path(snapshot_download(str(source), allow_patterns=patterns, **download))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise FileNotFoundError(
             f"{str(source)!r} is not a folder, and could not be fetched from the Hugging Face Hub: {reason}"
+        ) from error
+    check_entries(folder)
+    return folder
+
+
+def check_entries(folder: Path):
+    """Check that what lies in a checkpoint's folder is its own, and that its settings are JSON.
+
+    Raises:
+        CheckpointError: something is a link to outside the folder, or neither file nor folder (a pipe, a device), or
+            settings are damaged.
+    """
+    own = Path(os.path.realpath(folder))
+    # A snapshot in the Hub's cache: REPOSITORY/snapshots/REVISION/FILE is a link to REPOSITORY/blobs/HASH.
+    homes = [own, own.parents[1] / "blobs"] if own.parent.name == "snapshots" else [own]
+    inner = [folder / name for name in FOLDERS if (folder / name).is_dir()]
+    for path in (entry for place in (folder, *inner) for entry in place.iterdir()):
+        target = Path(os.path.realpath(path))
+        if not any(target.is_relative_to(home) for home in homes):
+            raise CheckpointError(
+                f"{path} is a link to {target}, outside the checkpoint's folder, and was not opened. Copy the file "
+                "there if you trust it, or delete the link."
+            )
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise CheckpointError(f"{path} is neither a file nor a folder, and was not opened. Delete it.")
+    for name in SETTINGS_FILES:
+        if (folder / name).is_file():
+            read_json(folder / name)
+
+
+def read_json(path: Path) -> dict:
+    """The contents of a file of settings.
+
+    Raises:
+        CheckpointError: it is too large, no JSON, or no dictionary.
+    """
+    try:
+        if (size := path.stat().st_size) > MAX_HEADER_BYTES:
+            raise ValueError(f"it has {size} bytes, more than {MAX_HEADER_BYTES}")
+        settings = json.loads(path.read_bytes())
+        if not isinstance(settings, dict):
+            raise ValueError(f"it holds a {type(settings).__name__} instead of names and values")
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
+    return settings
+
+
+def no_name_twice(pairs: list[tuple[str, object]]) -> dict:
+    """For `json.loads`: of two entries of one name others may read the other one.
+
+    Raises:
+        ValueError: a name is there twice.
+    """
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)!r} twice")
+    return entries
+
+
+@contextmanager
+def reading_settings(source: str | Path) -> Iterator[None]:
+    """Turn whatever damaged settings end in, in transformers and beyond, into one error.
+
+    Raises:
+        CheckpointError: the block failed, and not with an error that says what to do.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:  # the tokenizers library raises `Exception` itself
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"The settings of {source} cannot be used: {type(error).__name__}: {reason}. Its config.json, its "
+            "tokenizer or other files of settings are damaged, or do not belong together. Download them again."
         ) from error
 
 
@@ -121,14 +222,31 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: there are no weights, a file is missing or damaged, or index and files disagree.
     """
-    for pattern, whole_file in WHOLE_FILES.items():
-        for index in sorted(folder.glob(f"{pattern}.index.json")):
-            return indexed_tensors(folder, index)
-        if (folder / whole_file).is_file():
+    for whole_file in WHOLE_FILES.values():
+        if (folder / whole_file).is_file():  # before an index, as transformers does it
             return list_tensors(folder / whole_file)
+        # Other indexes are those of variants, such as model.fp16.safetensors.index.json.
+        if (folder / f"{whole_file}.index.json").is_file():
+            return indexed_tensors(folder, folder / f"{whole_file}.index.json")
     raise CheckpointError(
         f"{folder} holds no weights: it has none of {[*WHOLE_FILES.values()]}, and no index of several files."
     )
+
+
+def convertible_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """As `stored_tensors`, where the values are needed.
+
+    Raises:
+        CheckpointError: also if a tensor has a dtype that cannot be converted, as weights that were quantised have.
+    """
+    tensors = stored_tensors(folder)
+    for tensor in tensors.values():
+        if isinstance(tensor.dtype, str):
+            raise CheckpointError(
+                f"{tensor.name!r} is stored as {tensor.dtype} in {tensor.file}, which cannot be converted; what can be "
+                f"is {', '.join(DTYPES)}. Take the checkpoint from before it was quantised, or save it as bfloat16."
+            )
+    return tensors
 
 
 def indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
@@ -136,7 +254,7 @@ def indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
     try:
         if (size := index.stat().st_size) > MAX_HEADER_BYTES:
             raise ValueError(f"it has {size} bytes, more than {MAX_HEADER_BYTES}")
-        weight_map = json.loads(index.read_text())["weight_map"]
+        weight_map = json.loads(index.read_bytes(), object_pairs_hook=no_name_twice)["weight_map"]
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not an index of weights: {error!r}. Download it again.") from error
@@ -181,24 +299,38 @@ def list_safetensors(file: Path) -> dict[str, StoredTensor]:
                 raise ValueError(f"the header says it has {header_bytes} bytes, the file has {size}")
             if header_bytes > MAX_HEADER_BYTES:
                 raise ValueError(f"its header has {header_bytes} bytes, more than {MAX_HEADER_BYTES}")
-            header = json.loads(stream.read(header_bytes))
+            header = json.loads(stream.read(header_bytes), object_pairs_hook=no_name_twice)
         header.pop("__metadata__", None)
+        if len(header) > MAX_TENSORS:
+            raise ValueError(f"it names {len(header)} tensors, more than {MAX_TENSORS}")
         tensors, end = {}, 0
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            tensor = StoredTensor(name, file, DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + header_bytes + end)
-            if not all(type(side) is int and side >= 0 for side in tensor.shape):
-                raise ValueError(f"{name!r} has the impossible shape {entry['shape']}")
-            start, stop = entry["data_offsets"]
-            if start != end:
+            dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            if type(start) is not int or start != end:
                 raise ValueError(f"{name!r} begins at byte {start} behind a tensor that ends at byte {end}")
-            if stop - start != tensor.num_elements * tensor.dtype.itemsize:
-                raise ValueError(f"{name!r} of shape {entry['shape']} does not take {stop - start} bytes")
-            tensors[name], end = tensor, stop
+            check_shape(name, shape)
+            tensors[name] = StoredTensor(name, file, DTYPES.get(dtype, dtype), tuple(shape), 8 + header_bytes + end)
+            if type(stop) is not int or stop < start or stop - start != num_bytes(tensors[name], stop - start):
+                raise ValueError(f"{name!r} of shape {shape} does not take {stop - start} bytes")
+            end = stop
         if 8 + header_bytes + end != size:
             raise ValueError(f"its tensors take {8 + header_bytes + end} bytes, the file has {size}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged or not complete: {error}. Download it again.") from error
     return tensors
+
+
+def check_shape(name: str, shape: list[int]):
+    """Raise a ValueError if no weight can have a shape."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{name!r} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+    if not all(type(side) is int and 0 <= side < MAX_SIDE for side in shape):
+        raise ValueError(f"{name!r} has the impossible shape {shape}")
+
+
+def num_bytes(tensor: StoredTensor, claimed: int) -> int:
+    """How many bytes a tensor takes; what its file claims where nothing is known of its dtype."""
+    return claimed if isinstance(tensor.dtype, str) else tensor.num_elements * tensor.dtype.itemsize
 
 
 @lru_cache(maxsize=1)

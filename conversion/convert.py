@@ -11,18 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_next_video.conversion.back import BackPlan
-from llava_next_video.conversion.checkpoint_files import load_pickle
+from llava_next_video.conversion.checkpoint_files import check_entries, load_pickle
+from llava_next_video.conversion.destination import appearing_at_once, check_destination, readable
 from llava_next_video.conversion.plan import Plan
 from llava_next_video.conversion.planned_tensors import PlannedTensor
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
-from llava_next_video.conversion.writing import (
-    appearing_at_once,
-    check_destination,
-    readable,
-    split_into_shards,
-    verify,
-    write_tensors,
-)
+from llava_next_video.conversion.writing import split_into_shards, verify, write_tensors
 
 
 ORIGINAL_FOLDER = "original"
@@ -106,6 +100,7 @@ def write_checkpoint(
 
 def copy_matching(source: Path, destination: Path, patterns: list[str]):
     """Copy the files of a folder whose names match."""
+    check_entries(source)
     for pattern in patterns:
-        for file in source.glob(pattern):
+        for file in filter(Path.is_file, source.glob(pattern)):
             shutil.copyfile(file, destination / file.name)

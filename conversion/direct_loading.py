@@ -10,11 +10,13 @@ is in our format. `recipe` and `vision_tower` are those of `plan_conversion`:
 The configuration brings this module with it, so what needs models and processors is imported when it is called.
 """
 
+from pathlib import Path
+
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 import llava_next_video
-from llava_next_video.conversion.checkpoint_files import load_pickle
+from llava_next_video.conversion.checkpoint_files import check_entries, load_pickle, reading_settings
 from llava_next_video.conversion.original_config import is_original
 from llava_next_video.conversion.recipes import USUAL_ORIGIN, recipe_named
 
@@ -30,14 +32,24 @@ class OriginalFormat:
 
     @staticmethod
     def recognises(source, kwargs: dict) -> bool:
-        """Whether a folder or repository holds a checkpoint of the original code."""
-        if source is None or kwargs.get("subfolder"):
+        """Whether a folder or repository holds a checkpoint of the original code.
+
+        Raises:
+            CheckpointError: its `config.json` is damaged, or the folder holds links to files outside of it.
+        """
+        if source is None:
             return False
-        try:
-            config, _ = PreTrainedConfig.get_config_dict(source, **download_options(kwargs))
-        except OSError:
-            return False  # the usual way of loading says what is wrong with it
-        return is_original(config)
+        folder = Path(source, kwargs.get("subfolder") or "")
+        if folder.is_dir():
+            check_entries(folder)
+        if kwargs.get("subfolder"):
+            return False
+        with reading_settings(source):
+            try:
+                config, _ = PreTrainedConfig.get_config_dict(source, **download_options(kwargs))
+            except OSError:
+                return False  # the usual way of loading says what is wrong with it
+            return is_original(config)
 
     @staticmethod
     def config_dict(source, kwargs: dict) -> tuple[dict, dict]:

@@ -185,6 +185,11 @@ def text_config(config: dict, rope_factor: float) -> dict:
     return {"model_type": kind, "rope_parameters": rope, **known}
 
 
+def slow_frame_stride(config: dict) -> int | None:
+    """`slow_frame_stride` of ours for an original configuration; None where its videos are not slow-fast."""
+    return config["faster_token_stride"] if config.get("add_faster_video") else None
+
+
 def our_config(config: dict, recipe: Recipe, rope_factor: float, vision_config: dict) -> dict:
     """The configuration of ours for an original one; token ids and vocabulary are left to the tokenizer.
 
@@ -193,7 +198,6 @@ def our_config(config: dict, recipe: Recipe, rope_factor: float, vision_config: 
     """
     check_supported(config)
     is_siglip = vision_config["model_type"] == "siglip_vision_model"
-    slow_fast = config.get("add_faster_video") or False
     return {
         "model_type": "llava_next_video",
         "architectures": ["LlavaNextVideoForConditionalGeneration"],
@@ -209,7 +213,7 @@ def our_config(config: dict, recipe: Recipe, rope_factor: float, vision_config: 
         "spatial_pool_stride": recipe.spatial_pool_stride,
         "spatial_pool_position": recipe.spatial_pool_position,
         "video_newline_position": recipe.video_newline_position,
-        "slow_frame_stride": config["faster_token_stride"] if slow_fast else None,
+        "slow_frame_stride": slow_frame_stride(config),
         "tie_word_embeddings": config.get("tie_word_embeddings", False),
     }
 

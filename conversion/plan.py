@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llava_next_video.conversion.checkpoint_files import folder_with_weights, stored_tensors
+from llava_next_video.conversion.checkpoint_files import convertible_tensors, folder_with_weights
 from llava_next_video.conversion.planned_tensors import (
     TOWER_PREFIX,
     PlannedTensor,
@@ -62,10 +62,10 @@ def plan_conversion(
         OSError: the source or its tower cannot be found.
     """
     settings = plan_settings(source, recipe, vision_tower, **download)
-    stored = stored_tensors(folder_with_weights(source, **download))
+    stored = convertible_tensors(folder_with_weights(source, **download))
     sources, dropped = rename_all(stored, settings.config)
     if not any(name.startswith(TOWER_PREFIX) for name in sources):
-        stored = stored_tensors(folder_with_weights(settings.tower.name))
+        stored = convertible_tensors(folder_with_weights(settings.tower.name))
         tower_sources, tower_dropped = rename_tower(stored, settings.config)
         sources, dropped = sources | tower_sources, dropped | tower_dropped
     for part in (settings.config, settings.config.text_config, settings.config.vision_config):

@@ -118,9 +118,10 @@ def expected_shapes(config: LlavaNextVideoConfig) -> dict[str, tuple[int, ...]]:
     try:
         with torch.device("meta"):
             model = LlavaNextVideoForConditionalGeneration(config)
-    except (RuntimeError, ArithmeticError) as error:
+    except (RuntimeError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = str(error).splitlines() or [repr(error)]
         raise CheckpointError(
-            f"The configuration asks for weights that cannot exist: {str(error).splitlines()[0]}. It is damaged."
+            f"The configuration asks for weights that cannot exist: {reason[0]}. It is damaged."
         ) from error
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     if config.tie_word_embeddings:

@@ -1,18 +1,23 @@
 """Everything about a converted checkpoint except its weights: configuration, processor, recipe."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import GenerationConfig
 
-from llava_next_video.conversion.checkpoint_files import CheckpointError, local_folder
-from llava_next_video.conversion.original_config import is_original, our_config, recipe_in, usual_recipe
+from llava_next_video.conversion.checkpoint_files import CheckpointError, local_folder, read_json, reading_settings
+from llava_next_video.conversion.original_config import (
+    is_original,
+    our_config,
+    recipe_in,
+    slow_frame_stride,
+    usual_recipe,
+)
 from llava_next_video.conversion.processor import make_processor
 from llava_next_video.conversion.recipes import USUAL_ORIGIN, Recipe, find_released, resolve
 from llava_next_video.conversion.rope import rope_factor_for
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES, make_generation_config, prepare_tokenizer
-from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower
+from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower, tower_of_checkpoint
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import LlavaNextVideoProcessor
 
@@ -46,10 +51,7 @@ def read_original_config(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
-    try:
-        config = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
+    config = read_json(path)
     if not is_original(config):
         raise CheckpointError(
             f"{folder} is not a checkpoint of the original code: its config.json has model_type "
@@ -77,11 +79,28 @@ def plan_settings(source: str, recipe: Recipe | None = None, vision_tower: str |
     """Configuration and processor for an original checkpoint; see `plan_conversion`."""
     folder = local_folder(source, TOKENIZER_FILES, **download)
     original = read_original_config(folder)
+    with reading_settings(source):
+        return translate_settings(source, folder, original, recipe, vision_tower)
+
+
+def translate_settings(
+    source: str, folder: Path, original: dict, recipe: Recipe | None, vision_tower: str | None
+) -> Settings:
+    """Configuration and processor from an original configuration, the tower's and the tokenizer's files."""
     recipe, origins = choose_recipe(source, original, recipe)
-    tower = find_vision_tower(vision_tower or original["mm_vision_tower"])
+    tower = (
+        find_vision_tower(vision_tower) if vision_tower else tower_of_checkpoint(folder, original["mm_vision_tower"])
+    )
     if recipe.rope_factor == "auto":
-        grid = tower.config["image_size"] // tower.config["patch_size"]
-        factor = rope_factor_for(recipe.num_frames, recipe.spatial_pool_stride, grid, recipe.context_length)
+        factor = rope_factor_for(
+            recipe.num_frames,
+            recipe.spatial_pool_stride,
+            tower.config["image_size"] // tower.config["patch_size"],
+            recipe.context_length,
+            spatial_pool_mode=recipe.spatial_pool_mode,
+            video_newline_position=recipe.video_newline_position,
+            slow_frame_stride=slow_frame_stride(original),
+        )
         recipe = replace(recipe, rope_factor=factor)
 
     released = find_released(source)

@@ -4,11 +4,12 @@ Sources: config.json and preprocessor_config.json of the repositories; in LLaVA-
 siglip_encoder.py in llava/model/multimodal_encoder/.
 """
 
-import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_next_video.conversion.checkpoint_files import local_folder
+from llava_next_video.conversion.checkpoint_files import CheckpointError, local_folder, read_json
 from llava_next_video.conversion.recipes import CLIP, SIGLIP
 
 
@@ -42,6 +43,7 @@ class VisionTower:
         }
 
 
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 CLIP_COLOURS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 SIGLIP_COLOURS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -84,14 +86,35 @@ def find_vision_tower(name: str) -> VisionTower:
     folder = local_folder(name, ["config.json", "preprocessor_config.json"])
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"The vision tower {name!r} has no config.json in {folder}.")
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     preprocessing = folder / "preprocessor_config.json"
     return make_vision_tower(
         name,
         config.get("vision_config", config),
-        json.loads(preprocessing.read_text()) if preprocessing.is_file() else {},
+        read_json(preprocessing) if preprocessing.is_file() else {},
         {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}.get(config.get("model_type")),
     )
+
+
+def tower_of_checkpoint(folder: Path, name: str) -> VisionTower:
+    """The tower that an original checkpoint names: a known one, one in its own folder, or one on the Hub.
+
+    Other folders of this machine are opened only when the user names them, because checkpoints come from strangers.
+
+    Raises:
+        CheckpointError: it names something else; also what `find_vision_tower` raises.
+    """
+    if name in KNOWN:
+        return find_vision_tower(name)
+    own = Path(os.path.realpath(folder / name))
+    if own.is_dir() and own.is_relative_to(os.path.realpath(folder)):
+        return find_vision_tower(str(own))
+    if not HUB_ID.fullmatch(name) or Path(name).exists():
+        raise CheckpointError(
+            f"{folder / 'config.json'} names the vision tower {name!r}, a folder outside the checkpoint, which was not "
+            "opened. If that is the one, name it yourself: vision_tower (--vision-tower)."
+        )
+    return find_vision_tower(name)
 
 
 def make_vision_tower(name: str, config: dict, preprocessing: dict, model_type: str | None = None) -> VisionTower:

@@ -1,28 +1,16 @@
-"""Writing a checkpoint: tensors stream into safetensors shards in a hidden folder, which is read back and compared, and
-only then gets its name. A run that is killed leaves that hidden folder, which cannot be loaded and which the next run
-removes.
-"""
+"""Writing a checkpoint's weights: tensors stream into safetensors shards, which are read back and compared."""
 
 import json
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from llava_next_video.conversion.checkpoint_files import DTYPE_NAMES, list_safetensors
+from llava_next_video.conversion.destination import WritingError
 from llava_next_video.conversion.planned_tensors import PlannedTensor
-
-
-# Room on the disk for tokenizer and configurations.
-OTHER_FILES_BYTES = 64 * 2**20
-
-
-class WritingError(OSError):
-    """A checkpoint could not be written, or does not read back as it was written."""
 
 
 def split_into_shards(tensors: Sequence[PlannedTensor], max_shard_bytes: int) -> dict[str, list[PlannedTensor]]:
@@ -41,45 +29,6 @@ def split_into_shards(tensors: Sequence[PlannedTensor], max_shard_bytes: int) ->
         return {"model.safetensors": shards[0]}
     count = len(shards)
     return {f"model-{number:05d}-of-{count:05d}.safetensors": shard for number, shard in enumerate(shards, start=1)}
-
-
-def check_destination(destination: Path, num_bytes: int):
-    """Raise a WritingError if something is in the way or the disk is too small."""
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise WritingError(f"{destination} exists already; name another destination, or delete it.")
-    parent = next(folder for folder in (destination, *destination.absolute().parents) if folder.is_dir())
-    free = shutil.disk_usage(parent).free
-    if free < num_bytes + OTHER_FILES_BYTES:
-        raise WritingError(
-            f"The result takes {readable(num_bytes)}, and {parent} has {readable(free)} free. "
-            "Make room, or name a destination on another disk."
-        )
-
-
-def readable(num_bytes: int) -> str:
-    """
-    >>> readable(65_530_000_000), readable(740_000), readable(2_090)
-    ('65.53 GB', '0.74 MB', '2.1 kB')
-    """
-    if num_bytes >= 10**8:
-        return f"{num_bytes / 1e9:.2f} GB"
-    return f"{num_bytes / 1e6:.2f} MB" if num_bytes >= 10**5 else f"{num_bytes / 1e3:.1f} kB"
-
-
-@contextmanager
-def appearing_at_once(destination: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `destination` when the block ends, and is removed when it fails."""
-    work = destination.with_name(f".{destination.name}.incomplete")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        yield work
-        if destination.exists():
-            destination.rmdir()  # an empty folder, as `check_destination` has seen to
-        work.rename(destination)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
 
 
 def write_tensors(folder: Path, shards: dict[str, list[PlannedTensor]], show: bool) -> dict[str, int]:

@@ -4,6 +4,7 @@ keys that the built-in lacks, whose defaults are the built-in's behaviour."""
 import copy
 import os
 import re
+import reprlib
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -16,7 +17,25 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
 
 # More than any model has: a configuration with larger numbers is damaged, or hostile.
-MAX_LAYERS, MAX_PATCHES_PER_SIDE = 1000, 256
+MAX_PATCHES_PER_SIDE, MAX_GRID_PINPOINTS, MAX_TILES, MAX_TOKEN_ID = 256, 1000, 1000, 2**31
+LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**14} | dict.fromkeys(
+    (
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "hidden_size",
+        "intermediate_size",
+        "projection_dim",
+        "vocab_size",
+        "max_position_embeddings",
+        "image_size",
+        "patch_size",
+        "num_channels",
+    ),
+    2**63 - 1,  # whether there are weights of that size is seen when they are read
+)
+# What transformers raises, beside ValueError, at settings that it cannot use.
+UNUSABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError)
 
 # Settings with which the built-in computes what this package computes. It ignores these keys (and stops at an unknown
 # `spatial_pool_mode`), so a checkpoint with other values would be loaded by it and answer wrongly.
@@ -29,6 +48,25 @@ BUILT_IN_SETTINGS = {
 # The beginning of what `config.json` then says in place of `vision_feature_select_strategy`, a key of which every
 # version of the built-in accepts its two values alone and shows any other in its error.
 REFUSAL = "This checkpoint is not for the llava_next_video built into transformers"
+
+
+def is_size(value) -> bool:
+    """Whether this is [height, width] in pixels."""
+    return (
+        isinstance(value, (list, tuple)) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
+    )
+
+
+def check_numbers(owner: str, settings: dict):
+    """Raise a ValueError when `settings` of `owner` have a number that cannot be, or that takes memory by itself."""
+    for name, largest in LARGEST.items():
+        value = settings.get(name)
+        # Some language models have a list where others have a number; their own configuration knows.
+        if value is not None and not isinstance(value, list) and not (type(value) is int and 1 <= value <= largest):
+            raise ValueError(
+                f"{owner}.{name} is {reprlib.repr(value)}; more than {largest} are refused, and whatever is no whole "
+                "number above 0. Download config.json again, from someone you trust."
+            )
 
 
 @strict
@@ -74,8 +112,8 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         tie_word_embeddings (`bool`, defaults to `False`): whether `lm_head` is the embedding matrix.
 
     Raises:
-        Errors of `huggingface_hub.dataclasses` when a value is impossible; they name the key, the value and what is
-        allowed.
+        ValueError, or `huggingface_hub.errors.StrictDataclassError`, when a value is impossible; they name the key, the
+        value and what is allowed.
 
     >>> config = LlavaNextVideoConfig(video_newline_position="grid", spatial_pool_position="after_projector")
     >>> config.vision_config.image_size, config.spatial_pool_stride
@@ -131,20 +169,30 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             # Where the code of an exported checkpoint lies beside it. We are in its place, and save without it.
             kwargs.pop("auto_map", None)
             kwargs.pop("custom_pipelines", None)
+        check_numbers("config", kwargs)
         for name in ("vision_config", "text_config"):
-            part = getattr(self, name)
-            if isinstance(part, dict) and (num_layers := part.get("num_hidden_layers") or 0) > MAX_LAYERS:
+            if isinstance(part := getattr(self, name), dict):
+                check_numbers(name, part)
+        try:
+            super().__post_init__(**kwargs)
+        except UNUSABLE as error:
+            raise ValueError(
+                f"The configuration cannot be made: {type(error).__name__}: {error}. vision_config and text_config "
+                "have to be what transformers' configurations of their `model_type` accept. Download config.json again."
+            ) from error
+        for name in ("vision_config", "text_config"):
+            if not isinstance(part := getattr(self, name), PreTrainedConfig):
                 raise ValueError(
-                    f"{name}.num_hidden_layers is {num_layers}; more than {MAX_LAYERS} are refused, because layers "
-                    "take memory before a weight is read."
+                    f"{name} is {reprlib.repr(part)}; it has to be a configuration, or a dictionary of its settings."
                 )
-        super().__post_init__(**kwargs)
+            check_numbers(name, vars(part))
         if self.vision_feature_select_strategy.startswith(REFUSAL):
             self.vision_feature_select_strategy = self.strategy_of_the_tower
         if self.image_grid_pinpoints is None:
             self.image_grid_pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
         # Checkpoints with tied embeddings may say so in `text_config` only.
-        self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
+        tied_in_text = getattr(self.text_config, "tie_word_embeddings", False)
+        self.tie_word_embeddings = self.tie_word_embeddings or tied_in_text
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
@@ -179,6 +227,13 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         """Rows (and columns) of vision patches in one frame or tile."""
         return self.vision_config.image_size // self.vision_config.patch_size
 
+    def vision_states(self, layers: int | list[int] | None = None) -> list[int]:
+        """The hidden states of the tower that are projected, counted from 0; `layers` in place of
+        `vision_feature_layer`."""
+        layers = self.vision_feature_layer if layers is None else layers
+        num_states = self.vision_config.num_hidden_layers + 1
+        return [layer % num_states for layer in ([layers] if isinstance(layers, int) else layers)]
+
     def validate_vision_tower(self):
         tower = self.vision_config.model_type
         if tower not in HAS_CLASS_TOKEN:
@@ -197,6 +252,11 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             )
         num_layers = self.vision_config.num_hidden_layers
         layers = self.vision_feature_layer
+        if not isinstance(layers, int) and not 1 <= len(layers) <= num_layers + 1:
+            raise ValueError(
+                f"vision_feature_layer is a list of {len(layers)}; it has to name 1 to {num_layers + 1} hidden states "
+                f"of a tower of {num_layers} layers."
+            )
         for layer in [layers] if isinstance(layers, int) else layers:
             if not -num_layers - 1 <= layer <= num_layers:
                 raise ValueError(
@@ -207,18 +267,28 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             raise ValueError(f"vision_chunk_size is {self.vision_chunk_size}; it has to be at least 1.")
 
     def validate_placeholders(self):
+        for name in ("image_token_index", "video_token_index"):
+            if not 0 <= getattr(self, name) < MAX_TOKEN_ID:
+                raise ValueError(f"{name} is {getattr(self, name)}; it has to be a token id, 0 to {MAX_TOKEN_ID - 1}.")
         if self.image_token_index == self.video_token_index:
             raise ValueError(
                 f"image_token_index and video_token_index are both {self.image_token_index}; they have to differ."
             )
 
     def validate_images(self):
-        sizes = self.image_grid_pinpoints
-        if not sizes or any(len(size) != 2 or min(size) < 1 for size in sizes):
+        sizes, side = self.image_grid_pinpoints, self.vision_config.image_size
+        if not 1 <= len(sizes) <= MAX_GRID_PINPOINTS or not all(map(is_size, sizes)):
             raise ValueError(
-                f"image_grid_pinpoints is {sizes}; it has to be a list of sizes [height, width] in pixels."
+                f"image_grid_pinpoints is {reprlib.repr(sizes)}; it has to be a list of sizes [height, width] in "
+                f"pixels, 1 to {MAX_GRID_PINPOINTS} of them."
             )
-        if not re.fullmatch(r"anyres|anyres_max_[1-9]\d*|pad|square", self.image_aspect_ratio):
+        for height, width in sizes:
+            if (height // side) * (width // side) > MAX_TILES:
+                raise ValueError(
+                    f"image_grid_pinpoints has the size {[height, width]}, which is more than {MAX_TILES} tiles of "
+                    f"{side}x{side} pixels. Leave out sizes that no image needs."
+                )
+        if not re.fullmatch(r"anyres|anyres_max_[1-9]\d{0,5}|pad|square", self.image_aspect_ratio):
             raise ValueError(
                 f"image_aspect_ratio is {self.image_aspect_ratio!r}; "
                 "it has to be 'anyres', 'anyres_max_N' with N tiles, 'pad' or 'square'."

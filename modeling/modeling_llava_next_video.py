@@ -7,11 +7,12 @@ model come from `AutoModel`; attention kernels, gradient checkpointing and paral
 Shape letters: B batch, L sequence, F frames, T image tiles, P patches, h x w grid of patches, D channels, N tokens.
 """
 
+import copy
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
 import torch
@@ -27,16 +28,26 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.utils import logging
-from transformers.utils.generic import can_return_tuple
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    get_model_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, logging
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .configuration_llava_next_video import HAS_CLASS_TOKEN, LlavaNextVideoConfig
+from .configuration_llava_next_video import UNUSABLE, LlavaNextVideoConfig
 from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video, pool_grid, tile_grid
 
 
 logger = logging.get_logger(__name__)
+
+# What language models call the keys and values they are given and return; transformers 5.24 renamed it. Our own
+# `forward` takes both names.
+CACHE = "cache" if hasattr(BaseModelOutputWithPast, "cache") else "past_key_values"
 
 
 @cache
@@ -46,8 +57,26 @@ def register_older_weight_names():
     Its renamings lead to our parameter names, but are applied to classes outside the library only where they are
     registered. Listing them compiles a thousand patterns of all its models, so this waits for the first model.
     """
-    renamings = get_checkpoint_conversion_mapping(LlavaNextVideoConfig.model_type)
-    register_checkpoint_conversion_mapping(LlavaNextVideoConfig.model_type, renamings, overwrite=True)
+    from .vision_tower import TOWERS  # its base classes import `transformers.models.auto`, which may be importing us
+
+    towers = {tower.__name__: tower.__name__.removeprefix("LlavaNextVideo") for tower in TOWERS.values()}
+    for ours, theirs in ({LlavaNextVideoConfig.model_type: LlavaNextVideoConfig.model_type} | towers).items():
+        register_checkpoint_conversion_mapping(ours, get_checkpoint_conversion_mapping(theirs), overwrite=True)
+
+
+def rename_older_weights(module: PreTrainedModel, state_dict: dict, prefix: str, *_):
+    """Let `load_state_dict` take the names that `from_pretrained` takes. `save_pretrained` writes them, and `Trainer`
+    loads its checkpoints with `load_state_dict`, which would leave out what it does not know."""
+    own = {prefix + name: True for name in module.state_dict(keep_vars=True)}
+    if not (unknown := [name for name in state_dict if name.startswith(prefix) and name not in own]):
+        return
+    renamings = [each for each in get_model_conversion_mapping(module) if isinstance(each, WeightRenaming)]
+    for name in unknown:
+        renamed, _ = rename_source_key(name.removeprefix(prefix), renamings, [])
+        for candidate in (prefix + renamed, prefix + renamed.removeprefix(f"{module.base_model_prefix}.")):
+            if candidate in own:
+                state_dict[candidate] = state_dict.pop(name)
+                break
 
 
 @dataclass
@@ -64,22 +93,17 @@ class LlavaNextVideoModelOutputWithPast(BaseModelOutputWithPast):
 
 
 @dataclass
-class LlavaNextVideoCausalLMOutputWithPast(ModelOutput):
+class LlavaNextVideoCausalLMOutputWithPast(CausalLMOutputWithPast):
     """Output of [`LlavaNextVideoForConditionalGeneration`].
 
     Args:
         loss (`torch.Tensor` of shape (), *optional*): next-token loss, when `labels` are given.
         logits (`torch.Tensor` of shape (B, L, vocabulary)): scores before the softmax.
-        past_key_values (`Cache`, *optional*): keys and values of the sequence so far.
+        past_key_values (`Cache`, *optional*): keys and values of the sequence so far; `cache` since transformers 5.24.
         hidden_states, attentions (`tuple`, *optional*): of the language model, when asked for.
         image_hidden_states, video_hidden_states: as in [`LlavaNextVideoModelOutputWithPast`].
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
     video_hidden_states: torch.Tensor | None = None
 
@@ -119,10 +143,17 @@ class LlavaNextVideoMultiModalProjector(nn.Module):
 
 
 def check_index(folder: Path):
-    """Raise a ValueError when an index of weights names files outside its folder, which transformers would open."""
+    """Raise a ValueError when an index of weights is none, or names files outside its folder, which transformers would
+    open."""
     for index in folder.glob("*.index.json"):
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        if outside := sorted(name for name in names if Path(name).name != name):
+        try:
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+            outside = sorted(name for name in names if Path(name).name != name)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{index} does not say which file holds which weight: {error!r}. Download the checkpoint again."
+            ) from error
+        if outside:
             raise ValueError(
                 f"{index} names the file {outside[0]!r}, which is not in its folder, and was not opened. Download the "
                 "checkpoint again, from someone you trust."
@@ -138,7 +169,7 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = ("past_key_values", "cache")
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -148,6 +179,7 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
     def __init__(self, config: LlavaNextVideoConfig):
         register_older_weight_names()
         super().__init__(config)
+        self.register_load_state_dict_pre_hook(rename_older_weights)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -155,7 +187,10 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
             return cls.original_format.model(cls, pretrained_model_name_or_path, *args, **kwargs)
         if pretrained_model_name_or_path is not None:
             check_index(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple where loading_info was asked for
+        model.base_model.freeze_what_never_runs()  # loading puts new parameters in
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -173,21 +208,46 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = (r"lm_head\.",)
 
     def __init__(self, config: LlavaNextVideoConfig):
+        from .vision_tower import make_vision_tower  # as in `register_older_weight_names`
+
         super().__init__(config)
         width = config.text_config.hidden_size
-        self.vision_tower = AutoModel.from_config(config.vision_config)
-        self.multi_modal_projector = LlavaNextVideoMultiModalProjector(config)
-        self.vision_resampler = LlavaNextVideoPooler(config)
-        self.image_newline = nn.Parameter(torch.empty(width))
-        self.faster_token = None if config.slow_frame_stride is None else nn.Parameter(torch.empty(width))
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.vocab_size = config.text_config.vocab_size
+        try:
+            self.vision_tower = make_vision_tower(config.vision_config)
+            self.multi_modal_projector = LlavaNextVideoMultiModalProjector(config)
+            self.vision_resampler = LlavaNextVideoPooler(config)
+            self.image_newline = nn.Parameter(torch.empty(width))
+            self.faster_token = None if config.slow_frame_stride is None else nn.Parameter(torch.empty(width))
+            self.language_model = AutoModel.from_config(config.text_config)
+        except (*UNUSABLE, RuntimeError) as error:
+            raise ValueError(
+                f"The configuration asks for weights that cannot exist: {type(error).__name__}: {error}. vision_config "
+                "and text_config have to be what transformers' models of their `model_type` accept. Download "
+                "config.json again."
+            ) from error
+        self.freeze_what_never_runs()
         self.post_init()
+
+    def freeze_what_never_runs(self):
+        """Ask for no gradients of the tower's layers and head that `vision_feature_layer` leaves out."""
+        self.vision_tower.freeze_what_never_runs(self.config.vision_states())
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
+
+    def own_vectors(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`image_newline` and `faster_token`, (D,). accelerate, where it keeps them on disk, brings them for `forward`
+        alone, and `generate` calls the feature getters before."""
+        vectors, hook = (self.image_newline, self.faster_token), getattr(self, "_hf_hook", None)
+        if hook is not None and self.image_newline.device.type == "meta":
+            hook.pre_forward(self)
+            vectors = (self.image_newline, self.faster_token)
+            hook.post_forward(self, None)
+        return vectors
 
     def encode_frames(
         self, pixel_values: torch.Tensor, layers: int | list[int] | None = None, strategy: str | None = None
@@ -199,8 +259,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         Raises:
             ValueError: the pixels are not (F, 3, H, W) with the tower's image size.
         """
-        tower = self.vision_tower
-        side = tower.config.image_size
+        side, patch_size = self.config.vision_config.image_size, self.config.vision_config.patch_size
         if pixel_values.ndim != 4 or pixel_values.shape[-2:] != (side, side):
             raise ValueError(
                 f"The vision tower got pixel values of shape {tuple(pixel_values.shape)}; it takes (frames, channels, "
@@ -208,22 +267,11 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             )
         layers = self.config.vision_feature_layer if layers is None else layers
         strategy = self.config.vision_feature_select_strategy if strategy is None else strategy
-        num_layers = len(tower.encoder.layers)
-        wanted = [layer % (num_layers + 1) for layer in ([layers] if isinstance(layers, int) else layers)]
-
-        # Towers that `accelerate` placed on another device would move their input in `forward`, which is not called.
-        states = tower.embeddings(pixel_values if tower.device.type == "meta" else pixel_values.to(tower.device))
-        if HAS_CLASS_TOKEN[tower.config.model_type]:
-            states = tower.pre_layrnorm(states)  # only CLIP has it
-        kept = {0: states} if 0 in wanted else {}
-        for number, layer in enumerate(tower.encoder.layers[: max(wanted)], start=1):
-            states = layer(states, None)
-            if number in wanted:
-                kept[number] = states
-        features = torch.cat([kept[number] for number in wanted], dim=-1) if len(wanted) > 1 else kept[wanted[0]]
+        states = self.vision_tower(pixel_values, wanted_states=self.config.vision_states(layers))
+        features = torch.cat(states, dim=-1) if len(states) > 1 else states[0]  # (F, P, D_vision)
         if strategy == "default":
             features = features[:, 1:]
-        return features.unflatten(1, (side // tower.config.patch_size, -1))
+        return features.unflatten(1, (side // patch_size, -1))
 
     @can_return_tuple
     def get_image_features(
@@ -232,6 +280,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         image_sizes: torch.Tensor | Sequence[Sequence[int]],
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling | tuple:
         """Turn images into the tokens that replace their `<image>` placeholders, newlines included.
 
@@ -241,10 +290,12 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
                 are padded at the end, and the padding is not used.
             image_sizes (`torch.Tensor` of shape (images, 2)): height and width of each image before processing, pixels.
             vision_feature_layer, vision_feature_select_strategy: override the config's.
+            output_hidden_states, output_attentions: also return what the tower makes on the way, see below.
 
         Returns:
             `pooler_output`: a tuple with one (N, D) tensor per image. `last_hidden_state` is not set: tiles are encoded
-            in chunks that are dropped, and the tower's last layer is not run.
+            in chunks that are dropped, and the tower's last layer is not run. Asked for hidden states or attentions,
+            the whole tower runs once more on all tiles at once, and its output is returned with this `pooler_output`.
 
         Raises:
             ValueError: the tiles are not those of images of these sizes.
@@ -277,11 +328,12 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
                 for chunk in tiles.split(self.config.vision_chunk_size)
             ]
         )
+        newline, _ = self.own_vectors()
         tokens = tuple(
-            lay_out_image(image, self.image_newline, size, grid, self.config.image_aspect_ratio)
+            lay_out_image(image, newline, size, grid, self.config.image_aspect_ratio)
             for image, size, grid in zip(features.split(num_tiles), sizes, grids)
         )
-        return BaseModelOutputWithPooling(pooler_output=tokens)
+        return self.with_tower_outputs(tokens, tiles, kwargs)
 
     @can_return_tuple
     def get_video_features(
@@ -289,6 +341,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         pixel_values_videos: torch.Tensor | Sequence[torch.Tensor],
         vision_feature_layer: int | list[int] | None = None,
         vision_feature_select_strategy: str | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling | tuple:
         """Turn videos into the tokens that replace their `<video>` placeholders, newlines included.
 
@@ -296,10 +349,13 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             pixel_values_videos (`torch.Tensor` of shape (videos, F, 3, H, W), or a list of (F, 3, H, W)): frames of
                 each video; in a list the videos may differ in their number of frames.
             vision_feature_layer, vision_feature_select_strategy: override the config's.
+            output_hidden_states, output_attentions: also return what the tower makes on the way, see below.
 
         Returns:
             `pooler_output`: a tuple with one (N, D) tensor per video. `last_hidden_state` is not set: frames are
-            encoded in chunks that are dropped, and the tower's last layer is not run.
+            encoded in chunks that are dropped, and the tower's last layer is not run. Asked for hidden states or
+            attentions, the whole tower runs once more on all frames at once, and its output is returned with this
+            `pooler_output`.
         """
         num_frames = [len(video) for video in pixel_values_videos]
         frames = (
@@ -314,16 +370,28 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             slow.append(self.pool_and_project(features))
             if slow_fast:
                 fast.append(self.pool_and_project(features, times=2))
-        newline, position = self.image_newline, self.config.video_newline_position
+        (newline, frame_end), position = self.own_vectors(), self.config.video_newline_position
         slow_videos = torch.cat(slow).split(num_frames)  # each (F, h', w', D)
         if slow_fast:
             tokens = tuple(
-                lay_out_slow_fast_video(*video, newline, self.faster_token, self.config.slow_frame_stride)
+                lay_out_slow_fast_video(*video, newline, frame_end, self.config.slow_frame_stride)
                 for video in zip(slow_videos, torch.cat(fast).split(num_frames))
             )
         else:
             tokens = tuple(lay_out_video(video, newline, position) for video in slow_videos)
-        return BaseModelOutputWithPooling(pooler_output=tokens)
+        return self.with_tower_outputs(tokens, frames, kwargs)
+
+    def with_tower_outputs(
+        self, tokens: tuple[torch.Tensor, ...], pixel_values: torch.Tensor, kwargs: dict
+    ) -> BaseModelOutputWithPooling:
+        """`tokens` as a model output; with the tower's own output for `pixel_values` (F, 3, H, W), if that is asked for
+        in `kwargs` or in its configuration."""
+        asked = ("output_hidden_states", "output_attentions")
+        if not any(kwargs.get(name, getattr(self.vision_tower.config, name)) for name in asked):
+            return BaseModelOutputWithPooling(pooler_output=tokens)
+        outputs = self.vision_tower(pixel_values, **kwargs, return_dict=True)
+        outputs.pooler_output = tokens
+        return outputs
 
     def pool_and_project(self, features: torch.Tensor, times: int = 1) -> torch.Tensor:
         """(F, h, w, D_vision) -> (F, h', w', D), in the order of the config; `times` as in the pooler."""
@@ -341,6 +409,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
     @can_return_tuple
+    @merge_with_config_defaults
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -355,7 +424,8 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         vision_feature_select_strategy: str | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs,
+        cache: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> LlavaNextVideoModelOutputWithPast | tuple:
         """Arguments as in [`LlavaNextVideoForConditionalGeneration.forward`], without `labels`."""
         if (input_ids is None) == (inputs_embeds is None):
@@ -368,6 +438,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             raise ValueError(
                 "The model got pixels and `mm_encoder_outputs`; it takes the pixels or the features made of them."
             )
+        past_key_values = cache if past_key_values is None else past_key_values
         features = dict(mm_encoder_outputs or {})
         selection = (vision_feature_layer, vision_feature_select_strategy)
         if pixel_values is not None:
@@ -389,6 +460,8 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
                 check_placeholders(mask, tokens, modality)
                 embeddings = embeddings.masked_scatter(mask[..., None].to(embeddings.device), tokens)
                 merged[f"{modality}_hidden_states"] = tokens
+            elif input_ids is not None:
+                check_nothing_is_missing(input_ids == token_id, past_key_values, modality)
 
         if not torch.compiler.is_compiling():
             warn_beyond_context(embeddings.shape[1], self.config.text_config)
@@ -396,16 +469,16 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             return_dict=True,
+            **{CACHE: past_key_values},
             **kwargs,
         )
         return LlavaNextVideoModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: getattr(outputs, CACHE)},
             **merged,
         )
 
@@ -440,6 +513,41 @@ def check_placeholders(mask: torch.Tensor, tokens: torch.Tensor, modality: str):
         )
 
 
+def is_empty(cache: Cache | None) -> bool:
+    return cache is None or cache.get_seq_length() == 0
+
+
+def check_nothing_is_missing(mask: torch.Tensor, cache: Cache | None, modality: str):
+    """Raise a ValueError when the prompt has placeholders, `mask` (B, L) bool, that nothing will replace.
+
+    Only where a prompt begins: later the model itself may have answered with a placeholder's id. In a compiled graph
+    it is an assertion, and only where there is no cache, so that a compiled step of decoding has none.
+    """
+    if torch.compiler.is_compiling():
+        if cache is None:
+            torch._assert_async(~mask.any(), f"The prompt has <{modality}> placeholders and no {modality} features.")
+    elif not mask.is_meta and is_empty(cache) and (num_placeholders := int(mask.sum())):
+        name = "pixel_values" if modality == "image" else "pixel_values_videos"
+        raise ValueError(
+            f"The prompt has {num_placeholders} <{modality}> placeholders and came without {modality}s, so the answer "
+            f"would have nothing to do with any. Pass the processor's `{name}` on, or features as "
+            f"`mm_encoder_outputs`. Trainers drop them unless told otherwise: `remove_unused_columns=False`, and a "
+            "collator that calls the processor."
+        )
+
+
+def keep_positions(states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """The rows of `states` (B, L, D) that are to be scored, (B, K, D), or (K, D) with a mask; as in transformers, where
+    `slice_logits_to_keep` has stood since 5.23."""
+    if isinstance(logits_to_keep, int):
+        return states[:, -logits_to_keep:]
+    if logits_to_keep.ndim == 1:
+        return states[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return states[logits_to_keep]
+    return torch.take_along_dim(states, logits_to_keep[..., None], dim=1)
+
+
 class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, GenerationMixin):
     """LLaVA-NeXT-Video with its language-model head: videos, images and a question in, an answer out.
 
@@ -470,6 +578,7 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
         return self.model.get_video_features(*args, **kwargs)
 
     @can_return_tuple
+    @merge_with_config_defaults
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -486,7 +595,8 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
-        **kwargs,
+        cache: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> LlavaNextVideoCausalLMOutputWithPast | tuple:
         """Score the next token at every position.
 
@@ -496,16 +606,19 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
             pixel_values, image_sizes: images of the whole batch, as in [`LlavaNextVideoModel.get_image_features`].
             pixel_values_videos: videos of the whole batch, as in [`LlavaNextVideoModel.get_video_features`].
             attention_mask (`torch.Tensor` of shape (B, L), *optional*): 1 for tokens, 0 for padding on either side.
-            position_ids, past_key_values, use_cache: as in every transformers language model.
+            position_ids, past_key_values, use_cache: as in every transformers language model. `cache` is the name of
+                `past_key_values` since transformers 5.24.
             inputs_embeds (`torch.Tensor` of shape (B, L, D), *optional*): instead of `input_ids`.
             vision_feature_layer, vision_feature_select_strategy: override the config's.
             labels (`torch.Tensor` of shape (B, L), int64, *optional*): target ids; -100 is ignored. Shifted inside.
-            logits_to_keep (`int` or `torch.Tensor`): score only that many last positions (0: all), or these positions.
+            logits_to_keep (`int` or `torch.Tensor`): score only that many last positions (0: all); or these, (K,) for
+                all rows or (B, K) for each; or, (B, L) bool, where True, which gives logits (K, vocabulary).
             mm_encoder_outputs (`dict`, *optional*): outputs of `get_image_features` under `"image"` and of
                 `get_video_features` under `"video"`, instead of pixels; not changed.
 
         Raises:
-            ValueError: placeholders and features differ in number; pixels and features are both given.
+            ValueError: placeholders and features differ in number, or a prompt with placeholders came without any;
+                pixels and features are both given.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -514,7 +627,7 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
             image_sizes=image_sizes,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=cache if past_key_values is None else past_key_values,
             inputs_embeds=inputs_embeds,
             vision_feature_layer=vision_feature_layer,
             vision_feature_select_strategy=vision_feature_select_strategy,
@@ -523,8 +636,7 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
             return_dict=True,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
@@ -532,12 +644,34 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
         return LlavaNextVideoCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: getattr(outputs, CACHE)},
             image_hidden_states=outputs.image_hidden_states,
             video_hidden_states=outputs.video_hidden_states,
         )
+
+    @wraps(GenerationMixin.generate)
+    def generate(self, *args, **kwargs):
+        # transformers puts features of pixels, and features repeated for beams, into the objects it is given.
+        if (features := kwargs.get("mm_encoder_outputs")) is not None:
+            kwargs["mm_encoder_outputs"] = {modality: copy.copy(output) for modality, output in features.items()}
+        return super().generate(*args, **kwargs)
+
+    @wraps(GenerationMixin.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        # transformers drops features behind the first step, and calls no step of an assistant (`assistant_model`) the
+        # first. Its drafts are only guesses; features of another width than its own are left out.
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        ids, features = inputs.get("input_ids"), kwargs.get("mm_encoder_outputs")
+        if features and "mm_encoder_outputs" not in inputs and ids.shape[1] > 1 and is_empty(inputs.get(CACHE)):
+            width = self.config.text_config.hidden_size
+            tokens = [token for output in features.values() if output is not None for token in output.pooler_output]
+            if all(each.shape[-1] == width for each in tokens):
+                inputs["mm_encoder_outputs"] = features
+            else:
+                inputs |= {"input_ids": None, "inputs_embeds": self.get_input_embeddings()(ids)}
+        return inputs
 
     def _get_candidate_generator(self, *, logits_processor: LogitsProcessorList, **kwargs):
         # Prompt lookup proposes what followed the same words earlier in the prompt, which may be placeholders; in the

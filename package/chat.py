@@ -6,7 +6,8 @@ from contextlib import suppress
 
 from transformers import TextStreamer
 
-from llava_next_video.pipeline_video_text_to_text import VideoTextToTextPipeline, as_chat
+from llava_next_video.pipeline_inputs import as_chat
+from llava_next_video.pipeline_video_text_to_text import VideoTextToTextPipeline
 
 
 class VideoChat:

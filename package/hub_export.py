@@ -17,16 +17,26 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
-from llava_next_video import modeling, pipeline_video_text_to_text, processing, remembered_videos
+from llava_next_video import (
+    model_state,
+    modeling,
+    pipeline_inputs,
+    pipeline_video_text_to_text,
+    processing,
+    remembered_videos,
+    reuse_rule,
+)
 from llava_next_video.conversion.checkpoint_files import (
     PIECE_BYTES,
     CheckpointError,
     folder_with_weights,
     local_folder,
+    read_json,
+    reading_settings,
     stored_tensors,
 )
+from llava_next_video.conversion.destination import appearing_at_once, check_destination, readable
 from llava_next_video.conversion.hub import upload
-from llava_next_video.conversion.writing import appearing_at_once, check_destination, readable
 from llava_next_video.model_card import model_card
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import LlavaNextVideoProcessor
@@ -119,11 +129,12 @@ def export_for_hub(
     destination = Path(destination)
     if isinstance(model_or_folder, str | Path):
         folder, weights = checked_checkpoint(model_or_folder)
-        model, config = None, LlavaNextVideoConfig.from_pretrained(folder)
-        processor = processor or LlavaNextVideoProcessor.from_pretrained(folder)
-        generation_config = None
-        if (folder / "generation_config.json").is_file():
-            generation_config = GenerationConfig.from_pretrained(folder)
+        model, generation_config = None, None
+        with reading_settings(folder):
+            config = LlavaNextVideoConfig.from_pretrained(folder)
+            processor = processor or LlavaNextVideoProcessor.from_pretrained(folder)
+            if (folder / "generation_config.json").is_file():
+                generation_config = GenerationConfig.from_pretrained(folder)
         sizes = {file.name: file.stat().st_size for file in weights}
     else:
         model, weights, config = checked_model(model_or_folder, processor), [], model_or_folder.config
@@ -152,7 +163,7 @@ def checked_checkpoint(source: str | Path) -> tuple[Path, list[Path]]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{source} cannot be exported: it has no config.json.")
-    model_type = json.loads(path.read_text()).get("model_type")
+    model_type = read_json(path).get("model_type")
     if model_type != LlavaNextVideoConfig.model_type:
         raise CheckpointError(
             f"{source} cannot be exported: its config.json has model_type {model_type!r} instead of "
@@ -166,7 +177,7 @@ def checked_checkpoint(source: str | Path) -> tuple[Path, list[Path]]:
             f"{source} cannot be exported as it is: its weights are in {files[0].name}, which people who do not trust "
             "you should not load. Load the model and pass it with its processor: it is written as safetensors."
         )
-    return folder, files + [file for file in [folder / INDEX] if file.is_file()]
+    return folder, files + [folder / INDEX] * (len(files) > 1)
 
 
 def checked_model(model: PreTrainedModel, processor: LlavaNextVideoProcessor | None) -> PreTrainedModel:
@@ -189,7 +200,8 @@ def code_files() -> list[Path]:
     """The files of this package that load a checkpoint and run its pipeline."""
     folders = (Path(package.__file__).parent for package in (modeling, processing))
     files = [file for folder in folders for file in sorted(folder.glob("*.py")) if file.name != "__init__.py"]
-    return files + [Path(module.__file__) for module in (pipeline_video_text_to_text, remembered_videos)]
+    of_pipeline = (pipeline_video_text_to_text, pipeline_inputs, remembered_videos, reuse_rule, model_state)
+    return files + [Path(module.__file__) for module in of_pipeline]
 
 
 def write_settings(

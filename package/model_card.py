@@ -4,6 +4,7 @@ Every number in a card is read from those files or computed from them, and so is
 checkpoint. The text around the numbers, and the snippets, are `model_card.md.jinja`.
 """
 
+import re
 from importlib.metadata import metadata, requires
 from pathlib import Path
 
@@ -65,9 +66,11 @@ def model_card(
         base_model: Hub ids of what the weights were made from, in place of those known of a released checkpoint.
 
     Raises:
-        ValueError: the processor has no chat template.
+        ValueError: the processor has no chat template, or a name is none.
         OSError: a file is missing.
     """
+    for name in (repository, license, *([base_model] if isinstance(base_model, str) else base_model or [])):
+        check_name(name)
     config = LlavaNextVideoConfig.from_pretrained(folder)
     processor = LlavaNextVideoProcessor.from_pretrained(folder)
     if processor.chat_template is None:
@@ -91,13 +94,14 @@ def model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters.update(fenced=fenced, code=code)
     return environment.get_template("model_card.md.jinja").render(
         metadata=header.to_yaml(),
         title=repository.rsplit("/")[-1] if repository else "LLaVA-NeXT-Video",
         name=repository or SOMEWHERE,
         base_models=[base_model] if isinstance(base_model, str) else base_model or [],
         config=config,
-        beyond_built_in=[f"`{name}={value!r}`" for name, value in config.settings_beyond_built_in.items()],
+        beyond_built_in=[code(f"{name}={value!r}") for name, value in config.settings_beyond_built_in.items()],
         built_in_tokens=built_in_tokens(config),
         tokens_per_frame=tokens_per_frame(config, processor),
         requirements=[f'"{line}"' for line in requires(DISTRIBUTION) or () if ";" not in line],
@@ -109,6 +113,34 @@ def model_card(
         license=license,
         code_license=metadata(DISTRIBUTION)["License-Expression"],
     )
+
+
+def check_name(name: str | None):
+    """Raise a ValueError if a name would be more than a name in Markdown, YAML or a snippet."""
+    if name is not None and (not name.isprintable() or set(name) & set('"`\\<>[]{}|#')):
+        raise ValueError(
+            f"The model card was to name {name!r}; names of repositories and licenses are one line without quotes, "
+            "backticks, backslashes, brackets and the like. Write it as the Hub does."
+        )
+
+
+def fenced(text: str, language: str = "text") -> str:
+    """A block of code that its own text cannot end: the fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + longest_run(text))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def code(text: str) -> str:
+    """Code in a line, which its own text cannot end; also in a cell of a table."""
+    text = " ".join(str(text).split()).replace("|", "\\|")
+    quotes = "`" * (1 + longest_run(text))
+    space = " " if "`" in text else ""
+    return f"{quotes}{space}{text}{space}{quotes}"
+
+
+def longest_run(text: str) -> int:
+    """How many backticks in a row a text has."""
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def built_in_tokens(config: LlavaNextVideoConfig) -> int:
@@ -163,13 +195,13 @@ def recipe_rows(config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor
     rows = [
         (
             "Vision tower",
-            f"`{tower.model_type}`, {tower.image_size} x {tower.image_size} pixels, {side} x {side} patches of "
+            f"{code(tower.model_type)}, {tower.image_size} x {tower.image_size} pixels, {side} x {side} patches of "
             f"{tower.patch_size} pixels, {tower.num_hidden_layers} layers; features: hidden state "
             f"{config.vision_feature_layer}",
         ),
         (
             "Language model",
-            f"`{text.model_type}`, {text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary of "
+            f"{code(text.model_type)}, {text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary of "
             f"{text.vocab_size}",
         ),
         (
@@ -190,7 +222,7 @@ def recipe_rows(config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor
         ("Context", context(config)),
         (
             "Images",
-            f"`{config.image_aspect_ratio}`; {EXAMPLE_IMAGE[1]} x {EXAMPLE_IMAGE[0]} pixels (width x height) are "
+            f"{code(config.image_aspect_ratio)}; {EXAMPLE_IMAGE[1]} x {EXAMPLE_IMAGE[0]} pixels (width x height) are "
             f"{processor.count_image_tokens(EXAMPLE_IMAGE, tower.image_size)} tokens",
         ),
         ("Chat template", template_name(processor)),
@@ -213,7 +245,7 @@ def context(config: LlavaNextVideoConfig) -> str:
     kind = rope.get("rope_type", "default")
     if kind == "linear":
         return f"{trained} tokens, stretched {rope['factor']:g} times (RoPE, linear): {int(trained * rope['factor'])}"
-    return f"{trained} tokens" + ("" if kind == "default" else f" (RoPE: {kind})")
+    return f"{trained} tokens" + ("" if kind == "default" else f" (RoPE: {code(kind)})")
 
 
 def template_name(processor: LlavaNextVideoProcessor) -> str:

@@ -3,38 +3,55 @@
 What it takes and returns follows transformers' `ImageTextToTextPipeline` (pipelines/image_text_to_text.py).
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset
-from transformers import BatchFeature, DynamicCache, GenerationConfig, Pipeline
+from torch.utils.data import get_worker_info
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BatchFeature,
+    GenerationConfig,
+    Pipeline,
+    PreTrainedModel,
+)
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils.chat_template_utils import Chat, is_valid_message
+from transformers.utils.chat_template_utils import Chat
 from transformers.video_utils import is_valid_video
 
+from .pipeline_inputs import (
+    Given,
+    as_chat,
+    as_list,
+    ends_in_text,
+    ends_with_assistant,
+    packed,
+    unpack,
+    with_prompt,
+    without_datasets,
+)
 from .remembered_videos import Conversation, RememberedVideo, VideoMemory, common_length, key_of, repeated
+from .reuse_rule import CACHE, may_reuse, new_cache
 
 
 PROCESSOR_ARGUMENTS = ("num_frames", "fps", "frame_sampling", "do_sample_frames")
-SEQUENCES_THAT_ARE_NO_COLUMNS = (list, tuple, str, bytes, bytearray, memoryview)
-VIDEO_KEYS = ("video", "url", "path")  # of a video in a message
-# Ways of generating that keep keys and values elsewhere, or take and leave them otherwise.
-OTHER_WAYS = (
-    "assistant_early_exit",
-    "assistant_model",
-    "cache_implementation",
-    "constraints",
-    "custom_generate",
-    "force_words_ids",
-    "guidance_scale",
-    "past_key_values",
-    "penalty_alpha",
-    "prefill_chunk_size",
-    "prompt_lookup_num_tokens",
-)
+# What the pipeline itself passes to `generate`, or does before it.
+OWN_ARGUMENTS = {
+    "attention_mask",
+    "image_sizes",
+    "input_ids",
+    "inputs",
+    "inputs_embeds",
+    "mm_encoder_outputs",
+    "pixel_values",
+    "pixel_values_videos",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+}
 
 
 @dataclass
@@ -46,6 +63,8 @@ class Sample:
         is_question: whether it was put into a chat template for the user, so that only the answer is returned.
         inputs: what the processor made of it, a batch of one, without its videos.
         videos: these, in order.
+        again: what to prepare it from once more, should the model change before it is answered; `None` where nothing
+            was taken from memory.
         error: why there are no inputs, with `on_error="return"`.
         sequences (`torch.Tensor` of shape (answers, L)): prompt and answer tokens, after `generate`.
         num_prompt_tokens: how many of them are the prompt, padding included.
@@ -55,6 +74,7 @@ class Sample:
     is_question: bool = False
     inputs: BatchFeature | None = None
     videos: Sequence[RememberedVideo] = ()
+    again: tuple | None = None
     error: Exception | None = None
     sequences: torch.Tensor | None = None
     num_prompt_tokens: int = 0
@@ -87,14 +107,17 @@ class VideoTextToTextPipeline(Pipeline):
     # a checkpoint copies itself.
     write_settings = None
 
-    def __init__(self, *args, remembered_videos: int = 8, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, *args, remembered_videos: int = 8, **kwargs):
+        if isinstance(assistant := kwargs.get("assistant_model"), str):
+            kwargs.update(load_assistant(assistant, model))
+        super().__init__(model, *args, **kwargs)
         self.memory = VideoMemory(remembered_videos)
 
     def forget(self):
         """Drop what is kept of the videos asked about: their visual tokens, and the keys and values of the last prompt.
 
-        Needed when the model's weights change, or what is behind a URL; or for the memory."""
+        For the memory that they take; and after a change of the model that is not noticed (`model_state.py` says which
+        are)."""
         self.memory.forget()
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -146,23 +169,23 @@ class VideoTextToTextPipeline(Pipeline):
             raise ValueError("The pipeline got neither `videos` nor `text`; pass a video and a question, or a chat.")
         videos, text = without_datasets(videos), without_datasets(text)
         if text is None:
-            return super().__call__(videos, **kwargs)
-        if not isinstance(text, str) and len(text) > 0 and not isinstance(text[0], str):
+            return super().__call__(packed(videos), **kwargs)
+        if isinstance(text, str) or not isinstance(text, list | tuple):
+            return super().__call__(packed({"videos": videos, "text": text}), **kwargs)
+        if len(text) > 0 and not isinstance(text[0], str):
             if videos is not None:
                 raise ValueError(
                     "The pipeline got `videos` and a chat. Put the videos into the chat's messages, as "
                     "{'type': 'video', 'video': ...} in their `content`."
                 )
-            return super().__call__(text, **kwargs)
-        if isinstance(text, str):
-            return super().__call__({"videos": videos, "text": text}, **kwargs)
+            return super().__call__(packed(text), **kwargs)
         one_video_for_all = not isinstance(videos, list | tuple) or is_valid_video(videos)
         videos = [videos] * len(text) if one_video_for_all else videos
         if len(videos) != len(text):
             raise ValueError(
                 f"The pipeline got {len(text)} texts and {len(videos)} videos. Pass one video, or one for each text."
             )
-        return super().__call__([{"videos": v, "text": t} for v, t in zip(videos, text)], **kwargs)
+        return super().__call__(packed([{"videos": v, "text": t} for v, t in zip(videos, text)]), **kwargs)
 
     def _sanitize_parameters(
         self,
@@ -182,6 +205,11 @@ class VideoTextToTextPipeline(Pipeline):
         if return_full_text is not None and return_tensors:
             raise ValueError("The pipeline got `return_full_text` and `return_tensors`; token ids are never cut.")
         generate_kwargs = {**(generate_kwargs or {}), **kwargs}
+        if own := sorted(OWN_ARGUMENTS & generate_kwargs.keys()):
+            raise ValueError(
+                f"The pipeline got {own}, which it makes itself of the videos and the question. Leave them out; which "
+                "features of the vision tower are used is said in model.config. Or call model.generate."
+            )
         if "stop_strings" in generate_kwargs:
             generate_kwargs["tokenizer"] = self.processor.tokenizer
         chosen = {
@@ -208,6 +236,7 @@ class VideoTextToTextPipeline(Pipeline):
         continue_final_message: bool | None = None,
         on_error: str = "raise",
     ) -> dict:
+        inputs = inputs.value if isinstance(inputs, Given) else inputs
         try:
             return {"samples": self.prepare(inputs, processor_kwargs or {}, continue_final_message)}
         except (ValueError, TypeError, OSError) as error:
@@ -228,9 +257,14 @@ class VideoTextToTextPipeline(Pipeline):
             processed = [video.processed for video in known] or None
             model_inputs = self.processor(text=prompt, videos=processed, **processor_kwargs)
         else:
-            messages = as_chat(prompt, videos) if is_question else prompt
+            messages = self.processor.checked_conversation(as_chat(prompt, videos) if is_question else prompt)
             messages, known = self.with_known_videos(messages, processor_kwargs)
             carry_on = ends_with_assistant(messages) if continue_final_message is None else continue_final_message
+            if carry_on and not ends_in_text(messages):
+                raise ValueError(
+                    "The last message of the chat was to be continued, but it does not end in a text. Give it a last "
+                    "part {'type': 'text', 'text': ...}, or pass continue_final_message=False."
+                )
             model_inputs = self.processor.apply_chat_template(
                 messages,
                 add_generation_prompt=not carry_on,
@@ -241,34 +275,40 @@ class VideoTextToTextPipeline(Pipeline):
                 processor_kwargs=dict(processor_kwargs),
             )
         model_inputs.pop("pixel_values_videos", None)
-        return Sample(prompt, is_question, model_inputs.to(dtype=self.dtype), known)
+        remembered = any(video.pixels is None for video in known)
+        again = (inputs, processor_kwargs, continue_final_message) if remembered else None
+        return Sample(prompt, is_question, model_inputs.to(dtype=self.dtype), known, again)
 
     def remember(self, video, processor_kwargs: dict) -> RememberedVideo:
-        key = key_of(video, processor_kwargs) if self.memory.max_videos else None
-        known = self.memory.find(key)
+        """A video that is remembered, or else read now."""
+        key = None
+        if self.memory.max_videos:
+            video_processor, contents = self.processor.video_processor, video
+            if isinstance(video, str) and video.lower().startswith(("http://", "https://")):
+                video = video_processor.open_source(video)  # what is there now may not be what was there
+                contents = video.getbuffer()
+            key = key_of(contents, processor_kwargs, video_processor)
+        in_worker = get_worker_info() is not None  # whose memory is a copy
+        known = None if in_worker else self.memory.find(key)
         if known is None:
             [processed] = self.processor.process_videos(video, **processor_kwargs)
             pixels, processed.pixel_values = processed.pixel_values, processed.pixel_values.to("meta")
             known = RememberedVideo(key, processed, pixels)
-            self.memory.keep(known)
+            if not in_worker:
+                self.memory.keep(known)
         return known
 
     def with_known_videos(
         self, messages: list[dict], processor_kwargs: dict
     ) -> tuple[list[dict], list[RememberedVideo]]:
-        """The messages, with videos in them that need no more reading, and these videos."""
-        result, known = [], []
-        for message in messages:
-            content = message.get("content")
-            if isinstance(content, list):
-                content = list(content)
-                for position, part in enumerate(content):
-                    if part.get("type") == "video":
-                        source = next((part[name] for name in VIDEO_KEYS if part.get(name) is not None), None)
-                        known.append(self.remember(source, processor_kwargs))
-                        content[position] = {"type": "video", "video": known[-1].processed}
-            result.append({**message, "content": content})
-        return result, known
+        """The messages of a checked chat, with videos in them that need no more reading, and these videos."""
+        known = []
+
+        def remembered(source):
+            known.append(self.remember(source, processor_kwargs))
+            return known[-1].processed
+
+        return self.processor.with_media(messages, video=remembered), known
 
     def is_complete(self, prompt: str) -> bool:
         """Whether a text is a whole prompt: it has placeholders, or there is no chat template to put it into."""
@@ -290,12 +330,14 @@ class VideoTextToTextPipeline(Pipeline):
                 generate_kwargs = {
                     "tokenizer": self.tokenizer, "assistant_tokenizer": self.assistant_tokenizer, **generate_kwargs
                 }  # fmt: skip
+        about_videos = self.memory.max_videos and any(sample.videos for sample in samples)
+        if about_videos and self.memory.drop_if_changed(self.model):
+            self.prepare_again(samples)
         for sample in samples:
             for video in sample.videos:
                 self.encode(video)
-        rows = [sample.inputs["input_ids"][0] for sample in samples]
-        shared = self.shared_length(rows, samples, generate_kwargs)
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
+        shared = self.shared_length(samples, generate_kwargs)
         inputs = self.ensure_tensor_on_device(**self.join([sample.inputs for sample in samples], shared))
         if shared:
             sequences = self.continue_conversation(inputs, shared, samples, generate_kwargs)
@@ -304,6 +346,13 @@ class VideoTextToTextPipeline(Pipeline):
             sequences = self.model.generate(**inputs, **as_features(videos), **generate_kwargs)
         for sample, of_sample in zip(samples, sequences.unflatten(0, (len(samples), -1)).cpu()):
             sample.sequences, sample.num_prompt_tokens = of_sample, inputs["input_ids"].shape[1]
+
+    def prepare_again(self, samples: list[Sample]):
+        """Read the videos of samples once more whose visual tokens are those of a model that has changed since."""
+        for sample in samples:
+            if sample.again is not None:
+                prepared = self.prepare(*sample.again)
+                sample.inputs, sample.videos = prepared.inputs, prepared.videos
 
     def encode(self, video: RememberedVideo):
         """Make a video's visual tokens; its pixels are not needed afterwards."""
@@ -317,16 +366,16 @@ class VideoTextToTextPipeline(Pipeline):
             video.pixels = None
             self.memory.keep(video)
 
-    def shared_length(self, rows: list[torch.Tensor], samples: list[Sample], generate_kwargs: dict) -> int:
+    def shared_length(self, samples: list[Sample], generate_kwargs: dict) -> int:
         """How many tokens at the start of all prompts are run once, and kept for the next ones; 0 when the prompts are
-        not about the same videos, or are answered in a way that has its own keys and values."""
-        settings = self._get_set_generation_params(generate_kwargs)
-        usual = not any(settings.get(name) for name in OTHER_WAYS) and settings.get("use_cache") is not False
-        single = all(settings.get(name) in (None, 1) for name in ("num_beams", "num_return_sequences"))
+        not about the same videos, or are answered in a way that has to run all of them."""
         keys = samples[0].keys
         same = all(sample.keys == keys and "pixel_values" not in sample.inputs for sample in samples)
-        if not (usual and single and same and keys) or None in keys:
+        masks = [sample.inputs.get("attention_mask") for sample in samples]
+        whole = all(mask is not None and mask.all() for mask in masks)  # no padding of the processor's
+        if not (keys and same and whole) or None in keys or not may_reuse(self.model, generate_kwargs, len(samples)):
             return 0
+        rows = [sample.inputs["input_ids"][0] for sample in samples]
         length = len(rows[0]) if len(rows) == 1 else min(common_length(rows), *(len(row) - 1 for row in rows))
         return length if length >= self.visual_length(rows[0]) else 0
 
@@ -345,22 +394,21 @@ class VideoTextToTextPipeline(Pipeline):
         # One token at least is left to be run, to have something to continue.
         known = self.memory.take_conversation(token_ids[0, : min(shared, token_ids.shape[1] - 1)].cpu(), keys)
         if known is None:
-            cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+            cache = new_cache(self.model)
         else:
             cache, videos = known.cache, videos[len(known.videos) :]
         features = as_features(videos)
         if len(samples) == 1:
-            sequences = self.model.generate(**inputs, **features, past_key_values=cache, **generate_kwargs)
+            sequences = self.model.generate(**inputs, **features, **{CACHE: cache}, **generate_kwargs)
             said = sequences[0].cpu()
         else:
             if cache.get_seq_length() < shared:
                 new = token_ids[:1, cache.get_seq_length() : shared]
-                self.model(input_ids=new, **features, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                self.model(input_ids=new, **features, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
             copies = repeated(cache, len(samples))
-            sequences = self.model.generate(**inputs, past_key_values=copies, **generate_kwargs)
+            sequences = self.model.generate(**inputs, **{CACHE: copies}, **generate_kwargs)
             said = token_ids[0, :shared].cpu()
-        if not any(cache.is_sliding):  # a window cannot be taken back
-            self.memory.keep_conversation(Conversation(said, keys, visual_length, cache))
+        self.memory.keep_conversation(Conversation(said, keys, visual_length, cache))
         return sequences
 
     def join(self, inputs: list[BatchFeature], shared: int = 0) -> dict:
@@ -414,61 +462,13 @@ class VideoTextToTextPipeline(Pipeline):
         return records
 
 
-class Rows(Dataset):
-    """A dataset of the library `datasets`, as torch has them."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int):
-        return self.rows[index]
-
-
-def without_datasets(values):
-    """What the base class takes, for a table or a column of the library `datasets`; everything else as it is."""
-    if hasattr(values, "column_names"):
-        return Rows(values) if hasattr(values, "__len__") else (row for row in values)
-    column = isinstance(values, Sequence) and not isinstance(values, SEQUENCES_THAT_ARE_NO_COLUMNS)
-    return list(values) if column else values
-
-
-def unpack(inputs) -> tuple[str | list[dict], object]:
-    """Split one input of the pipeline into its prompt (text or messages) and its videos, or None."""
-    if isinstance(inputs, Chat):
-        return list(inputs.messages), None
-    if isinstance(inputs, list | tuple) and inputs and is_valid_message(inputs[0]):
-        return list(inputs), None
-    if isinstance(inputs, tuple) and len(inputs) == 2 and isinstance(inputs[1], str):
-        return inputs[1], inputs[0]
-    if isinstance(inputs, Mapping) and isinstance(inputs.get("text"), str):
-        unknown = sorted(inputs.keys() - {"text", "video", "videos"})
-        if not unknown and not {"video", "videos"} <= inputs.keys():
-            return inputs["text"], inputs.get("videos", inputs.get("video"))
-    what = repr(inputs) if isinstance(inputs, str) else type(inputs).__name__
-    what = f"the keys {sorted(inputs)}" if isinstance(inputs, Mapping) else what
-    raise ValueError(
-        f"The pipeline got {what} where a prompt was expected. Pass a video and a question, "
-        "{'videos': ..., 'text': ...}, or a chat: [{'role': 'user', 'content': [...]}]."
-    )
-
-
-def as_list(videos) -> list:
-    """The videos of one prompt: none, one, a list of them, or an array (videos, frames, height, width, 3)."""
-    if videos is None:
-        return []
-    if isinstance(videos, list | tuple) and not videos:
-        raise ValueError("The pipeline got an empty list where a video was expected. Pass a video, or `text` alone.")
-    several = isinstance(videos, list | tuple) and not is_valid_video(videos)
-    return list(videos) if several or getattr(videos, "ndim", 0) == 5 else [videos]
-
-
-def as_chat(question: str, videos) -> list[dict]:
-    """Put a question behind its videos into a chat of one message."""
-    media = [{"type": "video", "video": video} for video in as_list(videos)]
-    return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
+def load_assistant(source: str, model: PreTrainedModel) -> dict:
+    """Arguments of a pipeline of `model` for an assistant model in a folder or on the Hub. transformers finds it by
+    itself, unless it is one of ours: for the name of its class transformers has the built-in's."""
+    if AutoConfig.from_pretrained(source).model_type != model.config.model_type:
+        return {"assistant_model": source}
+    assistant = AutoModelForImageTextToText.from_pretrained(source).to(model.device, model.dtype).eval()
+    return {"assistant_model": assistant, "assistant_tokenizer": AutoTokenizer.from_pretrained(source)}
 
 
 def as_features(videos: Sequence[RememberedVideo]) -> dict:
@@ -477,22 +477,3 @@ def as_features(videos: Sequence[RememberedVideo]) -> dict:
         return {}
     tokens = tuple(video.tokens for video in videos)
     return {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=tokens)}}
-
-
-def ends_with_assistant(messages: list[dict]) -> bool:
-    return messages[-1]["role"] == "assistant"
-
-
-def with_prompt(prompt: str | list[dict], answer: str, continue_final_message: bool | None) -> str | list[dict]:
-    """A prompt followed by its answer: text after text; in a chat a new message, or a longer last message."""
-    if isinstance(prompt, str):
-        return prompt + answer
-    if not (ends_with_assistant(prompt) if continue_final_message is None else continue_final_message):
-        return [*prompt, {"role": "assistant", "content": answer}]
-    *earlier, last = prompt
-    content = last["content"]
-    if isinstance(content, str):
-        content = content + answer
-    else:
-        content = [*content[:-1], {**content[-1], "text": content[-1]["text"] + answer}]
-    return [*earlier, {**last, "content": content}]

@@ -13,6 +13,12 @@ from types import ModuleType
 from wrapt import register_post_import_hook
 
 
+# Our modules and the class in each whose `from_pretrained` reads checkpoints of the original code.
+READERS_OF_ORIGINALS = {
+    "llava_next_video.modeling.configuration_llava_next_video": "LlavaNextVideoConfig",
+    "llava_next_video.modeling.modeling_llava_next_video": "LlavaNextVideoPreTrainedModel",
+    "llava_next_video.processing.processing_llava_next_video": "LlavaNextVideoProcessor",
+}
 DEMO_CHECKPOINT = str(Path(__file__).parent / "demo_checkpoint")
 """Folder of the embedded demonstration checkpoint, which knows only moving coloured shapes."""
 
@@ -42,7 +48,10 @@ def introduce(theirs: str, ours: str, introduction: Callable[[ModuleType, Module
 
 
 def register():
-    """Make transformers' Auto classes and pipelines use this package for `model_type: llava_next_video`."""
+    """Make transformers' Auto classes and pipelines use this package for `model_type: llava_next_video`, and our own
+    classes read checkpoints of the original code."""
+    for module in READERS_OF_ORIGINALS:
+        register_post_import_hook(read_originals, module)
     auto = "transformers.models.auto"
     configuration = "llava_next_video.modeling.configuration_llava_next_video"
     introduce(f"{auto}.configuration_auto", configuration, register_configuration)
@@ -53,10 +62,17 @@ def register():
     introduce("transformers.pipelines", "llava_next_video.pipeline_video_text_to_text", register_pipeline)
 
 
-def register_configuration(auto: ModuleType, ours: ModuleType):
-    from llava_next_video.conversion.direct_loading import ORIGINAL_CONFIGS, OriginalFormat
+def read_originals(ours: ModuleType):
+    """Give a class of ours its reader of original checkpoints as soon as it is there: it may be used without any of
+    transformers' Auto classes."""
+    from llava_next_video.conversion.direct_loading import OriginalFormat
 
-    ours.LlavaNextVideoConfig.original_format = OriginalFormat
+    getattr(ours, READERS_OF_ORIGINALS[ours.__name__]).original_format = OriginalFormat
+
+
+def register_configuration(auto: ModuleType, ours: ModuleType):
+    from llava_next_video.conversion.direct_loading import ORIGINAL_CONFIGS
+
     ours.LlavaNextVideoConfig.custom_pipelines = RegisteredPipelines({"video-text-to-text": {}})
     # A plain `model_type: llava` is left to the built-in `Llava`; only our own classes recognise such originals.
     for config_class in (ours.LlavaNextVideoConfig, *ORIGINAL_CONFIGS):
@@ -64,9 +80,6 @@ def register_configuration(auto: ModuleType, ours: ModuleType):
 
 
 def register_models(auto: ModuleType, ours: ModuleType):
-    from llava_next_video.conversion.direct_loading import OriginalFormat
-
-    ours.LlavaNextVideoPreTrainedModel.original_format = OriginalFormat
     auto.AutoModel.register(ours.LlavaNextVideoConfig, ours.LlavaNextVideoModel, exist_ok=True)
     for name in ("AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForPreTraining"):
         auto_class = getattr(auto, name)
@@ -80,8 +93,8 @@ def register_video_processor(auto: ModuleType, ours: ModuleType):
 
 
 def register_image_processor(auto: ModuleType, ours: ModuleType):
-    """For files that name our class, or none. Most name the built-in's, `LlavaNextImageProcessor`, and get that: ours
-    under its name would replace it for every LLaVA-NeXT model."""
+    """For files that name our class, or none. Most name the built-in's, `LlavaNextImageProcessor`, and get it: under
+    that name ours would replace it for every LLaVA-NeXT model."""
     from llava_next_video import LlavaNextVideoConfig
 
     classes = {"torchvision": ours.LlavaNextVideoImageProcessor}
@@ -90,9 +103,7 @@ def register_image_processor(auto: ModuleType, ours: ModuleType):
 
 def register_processor(auto: ModuleType, ours: ModuleType):
     from llava_next_video import LlavaNextVideoConfig
-    from llava_next_video.conversion.direct_loading import OriginalFormat
 
-    ours.LlavaNextVideoProcessor.original_format = OriginalFormat
     auto.AutoProcessor.register(LlavaNextVideoConfig, ours.LlavaNextVideoProcessor, exist_ok=True)
     # AutoProcessor looks up processors by class name, its own before registered ones, and has no public way round it.
     auto.PROCESSOR_MAPPING_NAMES.pop("llava_next_video", None)

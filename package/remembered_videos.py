@@ -1,10 +1,14 @@
 """What a pipeline keeps of the videos it was asked about, so that another question costs less.
 
-* The visual tokens of the last few videos (`max_videos`): asked again, a video is neither read nor encoded. When a new
-  video comes and the memory is full, the one that was not asked about for longest goes.
+* The visual tokens of the last few videos (`max_videos`): asked again, a video is neither decoded nor encoded. When a
+  new video comes and the memory is full, the one that was not asked about for longest goes.
 * The keys and values of the last prompt and its answer: a prompt that begins like it, with the same videos (the next
   turn of a chat, another question about the video), runs the language model on what is new only. A prompt about another
-  video drops them before it runs, so there are never two.
+  video drops them before it runs, so there are never two. Where that would change an answer it is not done, see
+  `reuse_rule.py`.
+
+An answer is that of a pipeline that remembers nothing. So a video is found only when it was read with the settings of
+now (`key_of`), and everything is dropped when the model is not what it was (`drop_if_changed`).
 
 Threads may share a memory: what one thread has taken, another does not find, and prepares again.
 """
@@ -12,6 +16,9 @@ Threads may share a memory: what one thread has taken, another does not find, an
 import copy
 import hashlib
 import os
+import pickle
+import stat
+import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -20,7 +27,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from transformers import Cache
+
+from .model_state import ModelState
+
+
+# A file that was changed so lately may change again without another time of change: the clocks of file systems tick
+# slowly, and some keep whole seconds.
+TICK_NANOSECONDS, WHOLE_SECONDS_NANOSECONDS = 50 * 10**6, 2 * 10**9
 
 
 @dataclass(eq=False)
@@ -66,11 +81,20 @@ class VideoMemory:
                 f"The pipeline was to remember {max_videos} videos; remembered_videos has to be 0 or more."
             )
         self.max_videos = max_videos
+        self.model_state = None
         self.forget()
 
     def forget(self):
         self.videos: dict[Hashable, RememberedVideo] = {}  # the one asked about last stands last
         self.conversation: deque[Conversation] = deque(maxlen=1)  # taking from it is safe between threads
+
+    def drop_if_changed(self, model: nn.Module) -> bool:
+        """Forget everything if the model is not what it was when this was asked last, and tell whether that is so."""
+        before, self.model_state = self.model_state, ModelState(model)
+        changed = before is not None and before != self.model_state
+        if changed:
+            self.forget()
+        return changed
 
     def find(self, key: Hashable) -> RememberedVideo | None:
         video = self.videos.pop(key, None) if key is not None else None
@@ -114,45 +138,61 @@ def common_length(rows: Sequence[torch.Tensor]) -> int:
 
 
 def repeated(cache: Cache, times: int) -> Cache:
-    """A cache with every row `times` times, which leaves the given one as it is."""
+    """A cache of plain layers with every row `times` times, which leaves the given one as it is."""
     result = copy.copy(cache)
     result.layers = [copy.copy(layer) for layer in cache.layers]  # repeating puts new tensors into a layer
     result.batch_repeat_interleave(times)
     return result
 
 
-def key_of(video, processor_kwargs: dict) -> Hashable:
-    """What tells a video, read with these arguments, from others: a file by its path, size and time of change, a URL by
-    itself, data by its contents. `None` for what cannot be told, as a file object."""
+def key_of(video, processor_kwargs: dict, video_processor) -> Hashable:
+    """What tells a video, read with these arguments by this processor, from others: a file by its path and what the
+    file system says of it, data by its contents; and every setting. `None` for what cannot be told, as a file object
+    or settings that cannot be pickled."""
     content = fingerprint(video)
-    if content is None or "video_metadata" in processor_kwargs:
+    if content is None:
         return None
-    return content, repr(sorted(processor_kwargs.items()))
+    try:
+        # Apart: a text that is in both is pickled as a reference when it is the same object, and not when it is equal.
+        settings = pickle.dumps(vars(video_processor)), pickle.dumps(sorted(processor_kwargs.items()))
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return None
+    return content, type(video_processor), digest(b"".join(settings))
 
 
 def fingerprint(video) -> Hashable:
     if isinstance(video, str | Path):
         text = str(video)
-        if text.startswith(("http://", "https://", "data:")):
-            return text
-        try:
-            status = os.stat(text)
-        except OSError:
-            return None
-        return os.path.realpath(text), status.st_size, status.st_mtime_ns
+        if text.lower().startswith(("http://", "https://")):
+            return None  # who knows what is there now
+        return digest(text.encode()) if text.lower().startswith("data:") else fingerprint_of_file(text)
     if isinstance(video, bytes | bytearray | memoryview):
-        return digest(video)
+        return digest(bytes(video) if isinstance(video, memoryview) else video)
     if isinstance(video, torch.Tensor):
         values = video.detach().cpu().flatten().view(torch.uint8).numpy()
-        return str(video.dtype), tuple(video.shape), digest(values)
+        return str(video.dtype), str(video.device), tuple(video.shape), digest(values)
     if isinstance(video, np.ndarray):
-        return str(video.dtype), video.shape, digest(np.ascontiguousarray(video))
+        return None if video.dtype.hasobject else (str(video.dtype), video.shape, digest(np.ascontiguousarray(video)))
     if isinstance(video, Image.Image):
-        return video.mode, video.size, digest(video.tobytes())
+        looks = repr((video.getpalette("RGBA") if video.mode == "P" else None, video.info.get("transparency")))
+        return video.mode, video.size, digest(video.tobytes() + looks.encode() + video.getexif().tobytes())
     if isinstance(video, list | tuple):
         prints = tuple(fingerprint(frame) for frame in video)
         return None if None in prints else prints
     return None
+
+
+def fingerprint_of_file(path: str) -> Hashable:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    tick = TICK_NANOSECONDS if status.st_ctime_ns % 10**9 else WHOLE_SECONDS_NANOSECONDS
+    if not stat.S_ISREG(status.st_mode) or time.time_ns() - status.st_ctime_ns < tick:
+        return None
+    # The time of change of the inode can, unlike that of the contents, not be set by anyone.
+    facts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return os.path.realpath(path), facts
 
 
 def digest(data) -> bytes:

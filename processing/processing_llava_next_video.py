@@ -1,12 +1,17 @@
 """The processor of LLaVA-NeXT-Video: prompts with videos and images become token ids and pixel values, and every
 `<video>` and `<image>` in a prompt becomes as many placeholders as the model makes tokens of that video or image."""
 
-import re
-
 import torch
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, BatchFeature
-from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin
+from transformers.processing_utils import (
+    MODALITY_TO_BASE_CLASS_MAPPING,
+    MultiModalData,
+    ProcessingKwargs,
+    ProcessorMixin,
+)
 
+from .chat_messages import Sealed, checked_conversation, checked_conversations, unsealed, with_media
 from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImagesKwargs
 from .token_counting import image_token_count, video_token_count
 from .video_processing_llava_next_video import (
@@ -31,6 +36,22 @@ MODEL_ARGUMENTS = (
     "tp_plan",
     "use_safetensors",
 )
+# What the pictures, videos and texts of a chat are called in a call; they come from its messages.
+FROM_MESSAGES = ("images", "videos", "audio", "text")
+# Settings of the processor's parts, in one file with its own.
+OF_PARTS = ("image_processor", "video_processor")
+# What the settings have to be; texts that are listed, or a number that counts something.
+CHOICES = {
+    "vision_feature_select_strategy": (None, "default", "full"),
+    "spatial_pool_mode": ("average", "max", "bilinear", "conv"),
+    "video_newline_position": ("no_token", "one_token", "frame", "grid"),
+}
+COUNTS = {  # the least, and whether None will do
+    "patch_size": (1, True),
+    "num_additional_image_tokens": (0, False),
+    "spatial_pool_stride": (1, False),
+    "slow_frame_stride": (1, True),
+}
 
 
 class LlavaNextVideoProcessorKwargs(ProcessingKwargs, total=False):
@@ -52,9 +73,12 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         video_token, image_token (`str`): placeholders in prompts.
         spatial_pool_mode, spatial_pool_stride, video_newline_position, slow_frame_stride: as in the model's
             [`LlavaNextVideoConfig`]; defaults are the built-in's.
-        space_after_visuals (`bool`): put a space behind every placeholder that text follows, for tokenizers that begin
-            a text with one: the original tokenizes the text around images and videos piece by piece.
+        space_after_visuals (`bool`): put a space behind every visual that text follows, for tokenizers that begin a
+            text with one: the original tokenizes the text around images and videos piece by piece.
         vision_feature_select_strategy, num_additional_image_tokens: kept for the built-in, which counts with them.
+
+    Raises:
+        ValueError: a setting has another type, or a value that nothing can be counted with.
 
     >>> from llava_next_video import DEMO_CHECKPOINT
     >>> processor = LlavaNextVideoProcessor.from_pretrained(DEMO_CHECKPOINT)
@@ -68,6 +92,10 @@ class LlavaNextVideoProcessor(ProcessorMixin):
     valid_processor_kwargs = LlavaNextVideoProcessorKwargs
     # Videos that differ in their number of frames stay a list.
     skip_tensor_conversion = (*ProcessorMixin.skip_tensor_conversion, "pixel_values_videos")
+
+    # For pipelines, which know a processor but not where its code lies.
+    checked_conversation = staticmethod(checked_conversation)
+    with_media = staticmethod(with_media)
 
     def __init__(
         self,
@@ -87,6 +115,19 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         space_after_visuals: bool = False,
         **kwargs,
     ):
+        check_settings(
+            patch_size=patch_size,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            num_additional_image_tokens=num_additional_image_tokens,
+            spatial_pool_mode=spatial_pool_mode,
+            spatial_pool_stride=spatial_pool_stride,
+            video_newline_position=video_newline_position,
+            slow_frame_stride=slow_frame_stride,
+            space_after_visuals=space_after_visuals,
+            video_token=video_token,
+            image_token=image_token,
+            chat_template=chat_template,
+        )
         self.patch_size = patch_size
         self.vision_feature_select_strategy = vision_feature_select_strategy
         self.num_additional_image_tokens = num_additional_image_tokens
@@ -106,6 +147,31 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
             return cls.original_format.processor(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        try:
+            settings, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"Could not read the processor of {pretrained_model_name_or_path}: {error!r}. Its "
+                "processor_config.json is damaged; it has to be a JSON object of settings by name."
+            ) from error
+        check_settings(**{name: settings[name] for name in OF_PARTS if name in settings})
+        return settings, kwargs
+
+    @staticmethod
+    def get_possibly_dynamic_module(module_name):
+        # transformers asks for the base classes of tokenizers and processors, and for whatever class of model a
+        # checkpoint says its sound is to be encoded with, to load that from wherever the checkpoint says.
+        kinds = (MODALITY_TO_BASE_CLASS_MAPPING[kind] for kind in ("tokenizer", "image_processor", "video_processor"))
+        if module_name not in flatten(list(kinds)):
+            raise ValueError(
+                f"The checkpoint has its processor load a model of the class {module_name!r}, for sound, which "
+                "LLaVA-NeXT-Video does not hear. Nothing was loaded; remove `audio_tokenizer` from its "
+                "processor_config.json, and audio_tokenizer_config.json."
+            )
+        return ProcessorMixin.get_possibly_dynamic_module(module_name)
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
@@ -145,16 +211,95 @@ class LlavaNextVideoProcessor(ProcessorMixin):
                 )
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        # An empty list of a prompt: it has no image, or no video.
+        images, videos = without_empty_lists(unsealed(images)), without_empty_lists(unsealed(videos))
         images, text, _, audio = super().prepare_inputs_layout(images=images, text=text, audio=audio, **kwargs)
-        if self.space_after_visuals and text is not None:
-            # A video whose times are told gets its space in front of those, in `replace_video_token`.
-            told = (kwargs.get("videos_kwargs") or kwargs).get(
-                "time_instruction", self.video_processor.time_instruction
-            )
-            tokens = "|".join(map(re.escape, (self.image_token, self.video_token)))
-            spaced = re.escape(self.image_token) if told else tokens
-            text = [re.sub(rf"({spaced})(?!{tokens}|$)", r"\1 ", prompt, flags=re.DOTALL) for prompt in text]
         return images, text, None if videos is None else as_list_of_videos(videos), audio
+
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template: str | None = None,
+        tools: list | None = None,
+        documents: list | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        load_audio_from_video: bool = False,
+        processor_kwargs: dict | None = None,
+        **kwargs,
+    ):
+        """Write a chat, or a batch of them, as a prompt, and with `tokenize` make inputs of the model of it.
+
+        Everything is as in the built-in, but for messages: their shape is checked before anything in them is opened,
+        sound in them is refused, and pictures and videos are read by the processor alone, within its limits.
+
+        Args:
+            conversation: a list of messages, or a list of such lists; chat_messages.py says what they may hold.
+            load_audio_from_video: accepted and dropped: LLaVA-NeXT-Video hears nothing.
+            processor_kwargs: arguments of the call that processes the prompts.
+
+        Raises:
+            ValueError: a message has another shape, or the chat template cannot write the chat.
+        """
+        if twice := [name for name in FROM_MESSAGES if name in {**kwargs, **(processor_kwargs or {})}]:
+            raise ValueError(
+                f"apply_chat_template got {twice}, which it takes from the messages. Put pictures and videos into "
+                "their content, as {'type': 'video', 'video': ...}."
+            )
+        conversations, is_batch = checked_conversations(conversation, need_sources=tokenize)
+        conversations = [with_media(messages, Sealed, Sealed) for messages in conversations]
+        try:
+            return super().apply_chat_template(
+                conversations if is_batch else conversations[0],
+                chat_template,
+                tools=tools,
+                documents=documents,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                return_assistant_tokens_mask=return_assistant_tokens_mask,
+                tokenize=tokenize,
+                processor_kwargs=processor_kwargs,
+                **kwargs,
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"The chat template cannot write this chat: {error}. Send messages in the roles and the order that the "
+                "checkpoint was trained with."
+            ) from error
+
+    def get_text_with_replacements(
+        self,
+        text: list[str],
+        images_replacements: list[str] = [],  # noqa: B006  # as in transformers
+        videos_replacements: list[str] = [],  # noqa: B006
+        audio_replacements: list[str] = [],  # noqa: B006
+    ) -> tuple[list[str], list[list[dict]]]:
+        """Put the replacements of images and videos into prompts; without their space where no text follows.
+
+        The original tokenizes the text behind a visual on its own, which begins with a space unless it is empty or
+        begins with a token of its own. The offsets name where the replacement stands in the prompt (`new_span`), and
+        `replacement` is complete: what serving engines put, as ids, into prompts that they have tokenized themselves.
+        """
+        prompts = list(text)
+        text, offsets = super().get_text_with_replacements(
+            text, images_replacements, videos_replacements, audio_replacements
+        )
+        if not self.space_after_visuals:
+            return text, offsets
+        own_tokens = tuple(self.tokenizer.get_added_vocab())
+        for number, (prompt, visuals) in enumerate(zip(prompts, offsets)):
+            written, end = "", 0
+            for visual in visuals:
+                written += prompt[end : visual["span"][0]]
+                end = visual["span"][1]
+                text_follows = end < len(prompt) and not prompt.startswith(own_tokens, end)
+                replacement = visual["replacement"] if text_follows else visual["replacement"].removesuffix(" ")
+                visual["new_span"] = (len(written), len(written) + len(replacement))
+                written += replacement
+            text[number] = written + prompt[end:]
+        return text, offsets
 
     def process_videos(self, videos, **kwargs) -> list[ProcessedVideo]:
         """Read and prepare videos once, to write several prompts about them.
@@ -187,18 +332,22 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         return processed, replacements
 
     def replace_video_token(self, video_inputs: dict, video_idx: int = 0, **kwargs) -> str:
+        """What stands for a video in a prompt: placeholders, the space behind them, and what is said of its times."""
         num_frames, _, height, _ = video_inputs["pixel_values_videos"][video_idx].shape
         placeholders = self.video_token * self.count_video_tokens(num_frames, height)
+        space = " " if self.space_after_visuals else ""
         if not kwargs.get("time_instruction", self.video_processor.time_instruction):
-            return placeholders
+            return placeholders + space
         metadata = video_inputs["video_metadata"][video_idx]
         times = self.video_processor.describe_times(metadata, kwargs.get("frame_sampling"))
-        return placeholders + (" \n" if self.space_after_visuals else "\n") + times
+        return f"{placeholders}{space}\n{times}"
 
     def replace_image_token(self, image_inputs: dict, image_idx: int = 0, **kwargs) -> str:
+        """What stands for an image in a prompt: placeholders, and the space behind them."""
         height, width = (int(side) for side in image_inputs["image_sizes"][image_idx])
         tile_side = image_inputs["pixel_values"][image_idx].shape[-1]
-        return self.image_token * self.count_image_tokens((height, width), tile_side, kwargs)
+        placeholders = self.image_token * self.count_image_tokens((height, width), tile_side, kwargs)
+        return placeholders + (" " if self.space_after_visuals else "")
 
     def count_video_tokens(self, num_frames: int, frame_side: int) -> int:
         """Tokens of a video of `num_frames` sampled frames, `frame_side` pixels high and wide after processing."""
@@ -266,5 +415,47 @@ def processed_side(processor, overrides: dict) -> int:
 
 
 def flatten(items) -> list:
-    """A flat list of the images in a single image, a list, or a list per prompt."""
-    return [image for item in items for image in flatten(item)] if isinstance(items, list | tuple) else [items]
+    """A flat list of what is in a single item, a list, or lists of lists."""
+    return [inner for item in items for inner in flatten(item)] if isinstance(items, list | tuple) else [items]
+
+
+def without_empty_lists(media):
+    """Media without empty lists, or None where nothing is left."""
+    if not isinstance(media, list | tuple):
+        return media
+    return [item for item in media if not (isinstance(item, list | tuple) and len(item) == 0)] or None
+
+
+def check_settings(**settings):
+    """Refuse settings of a damaged checkpoint, before anything is counted with them.
+
+    Raises:
+        ValueError: names the first setting that is wrong.
+    """
+    for name, value in settings.items():
+        if expected := what_is_wrong(name, value):
+            raise ValueError(
+                f"The processor's {name} is {value!r}; it has to be {expected}. Mend the checkpoint's "
+                "processor_config.json, or pass the setting."
+            )
+
+
+def what_is_wrong(name: str, value) -> str | None:
+    """What a setting would have to be, or None where it is that."""
+    if name in CHOICES:
+        listed = value is None or isinstance(value, str)
+        return None if listed and value in CHOICES[name] else f"one of {CHOICES[name]}"
+    if name in COUNTS:
+        least, optional = COUNTS[name]
+        is_right = (optional and value is None) or (type(value) is int and value >= least)
+        return None if is_right else f"a whole number, {least} or more" + optional * ", or None"
+    if name in OF_PARTS:
+        return None if isinstance(value, dict) else "settings by name"
+    if name == "space_after_visuals":
+        return None if isinstance(value, bool) else "True or False"
+    if name == "chat_template":
+        texts = value.values() if isinstance(value, dict) else [value]
+        return (
+            None if value is None or all(isinstance(text, str) for text in texts) else "a text, texts by name, or None"
+        )
+    return None if isinstance(value, str) else "a text"

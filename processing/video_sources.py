@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, responses
 from io import BytesIO
-from ipaddress import IPv4Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import BinaryIO
 from urllib.error import HTTPError
@@ -29,13 +29,55 @@ from urllib.request import (
     HTTPSHandler,
     OpenerDirector,
     ProxyHandler,
+    Request,
+    UnknownHandler,
 )
 
 
 VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO
 
 CHUNK_BYTES = 2**18
-NAT64 = IPv6Network("64:ff9b::/96")  # IPv4 addresses behind a translator, RFC 6052
+MOST_CHARACTERS = 1000  # of a path or URL in a message
+LONGEST_WAIT = 86_400  # seconds; sockets take no infinity
+
+# What may stand in front of a URL's path, escapes undone: no user name, and nothing that a proxy could read as its own.
+AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\s\0-\x20\x7f%@:/\\?#\[\]]{1,255})(?::([0-9]{0,5}))?", re.IGNORECASE)
+
+# Connecting to one of these is connecting to the IPv4 address in its last 32 bits.
+IPV4_IN_IPV6 = [ip_network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96")]  # mapped; NAT64, RFC 6052
+# The other ways to put IPv4 into IPv6 (6to4, Teredo, "compatible", ISATAP, local NAT64) lead wherever a tunnel or
+# translator of this network takes them, and nobody serves videos there: they are not public at all.
+ISATAP = 0x5EFE  # bits 64 to 95 of an address, but for the one that says whether the IPv4 address is unique
+GLOBAL_UNICAST = ip_network("2000::/3")
+# The registries of special-purpose addresses, https://www.iana.org/assignments/iana-ipv4-special-registry and
+# iana-ipv6-special-registry; a table, because `is_global` differs between versions of Python. Added are the addresses
+# which clouds give to services that only their own machines reach.
+NOT_PUBLIC = [
+    ip_network(network)
+    for network in (
+        "0.0.0.0/8",  # this host
+        "10.0.0.0/8",
+        "34.118.224.0/20",  # services inside a cluster of Google Kubernetes Engine
+        "100.64.0.0/10",  # behind a provider's translator; the metadata of Alibaba Cloud
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # the platform of Azure
+        "169.254.0.0/16",  # link-local; the metadata of most clouds
+        "172.16.0.0/12",
+        "192.0.0.0/24",  # protocols; the metadata of Oracle Cloud
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # relays of 6to4
+        "192.168.0.0/16",
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and broadcast
+        "2001::/23",  # protocols; Teredo
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4
+        "3fff::/20",  # documentation
+    )
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +87,8 @@ class ReadingLimits:
     Args:
         max_fetched_bytes: largest video that is held in memory: fetched from a URL, in a data URI, given as bytes, or
             read from a file object that cannot seek. Files on disk are read where they are and may be larger.
-        max_fetch_seconds: longest download, redirects included, from the first connection to the last byte.
+        max_fetch_seconds: longest download, redirects included, from the first connection to the last byte; and longest
+            time that a file object that cannot seek may take to its end, looked at between reads.
         max_frame_pixels: height times width of the largest frame. A decoder holds up to some thirty frames.
         max_frames: most frames in a video, sampled or not.
         max_result_bytes: size of the frames that are returned: frames * height * width * 3.
@@ -77,6 +120,10 @@ class LimitsMixin:
     """Goes in front of an image or video processor: its limits belong to whoever runs it, not to the checkpoint."""
 
     limits = DEFAULT_LIMITS
+
+    def open_source(self, source: VideoSource) -> BinaryIO:
+        """[`open_source`] within the limits of this processor."""
+        return open_source(source, self.limits)
 
     def to_dict(self) -> dict:
         return {name: value for name, value in super().to_dict().items() if name != "limits"}
@@ -131,7 +178,7 @@ class Deadline:
 
     def seconds_left(self) -> float:
         self.check()
-        return max(self.moment - time.monotonic(), 0.001)
+        return min(max(self.moment - time.monotonic(), 0.001), LONGEST_WAIT)
 
 
 def is_video_source(value) -> bool:
@@ -145,7 +192,11 @@ def describe(source) -> str:
         return f"given as {memoryview(source).nbytes} bytes"
     if isinstance(source, str | Path):
         text = str(source)
-        return f"given as a data URI of {len(text)} characters" if scheme_of(text) == "data" else repr(text)
+        if scheme_of(text) == "data":
+            return f"given as a data URI of {len(text)} characters"
+        if len(text) > MOST_CHARACTERS:
+            return f"{text[:MOST_CHARACTERS]!r}… ({len(text)} characters)"
+        return repr(text)
     return f"given as {type(source).__name__} {getattr(source, 'name', '')}".rstrip()
 
 
@@ -219,18 +270,21 @@ def decode_data_uri(uri: str, limits: ReadingLimits) -> BinaryIO:
 def open_file_object(file: BinaryIO, limits: ReadingLimits) -> BinaryIO:
     try:
         can_seek = hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable())
-        return file if can_seek else hold(file.read, limits)
+        deadline = Deadline(limits.max_fetch_seconds, "max_fetch_seconds", "reading its file object to the end")
+        return file if can_seek else hold(file.read, limits, deadline)
     except Unreadable:
         raise
     except Exception as error:  # whatever the user's class raises
         raise Unreadable(f"reading its file object failed: {error!r}") from error
 
 
-def hold(read: Callable[[int], bytes], limits: ReadingLimits) -> BytesIO:
+def hold(read: Callable[[int], bytes], limits: ReadingLimits, deadline: Deadline | None = None) -> BytesIO:
     """Read a stream to its end, into memory."""
     held = BytesIO()
     while chunk := read(CHUNK_BYTES):
         check_size(held.tell() + len(chunk), limits)
+        if deadline is not None:
+            deadline.check()
         held.write(chunk)
     return held
 
@@ -248,13 +302,15 @@ def fetch(url: str, limits: ReadingLimits) -> BytesIO:
     deadline = Deadline(limits.max_fetch_seconds, "max_fetch_seconds", "fetching it")
     opener = OpenerDirector()  # with these handlers and no other: no ftp:, no file:
     web = WebHandler(deadline, limits.allow_private_addresses)
-    for handler in (ProxyHandler(), web, Redirects(), HTTPDefaultErrorHandler(), HTTPErrorProcessor()):
+    errors = (UnknownHandler(), HTTPDefaultErrorHandler(), HTTPErrorProcessor())
+    for handler in (ProxyHandler(), web, Redirects(), *errors):
         opener.add_handler(handler)
     try:
-        with opener.open(quote(url, safe=string.punctuation)) as response:
+        with opener.open(WebRequest(url)) as response:
             announced = response.length or 0
             check_size(announced, limits)
-            held = hold(response.read, limits)
+            # Not `read`, which takes a chunk of -1 bytes for everything that may ever come.
+            held = hold(response.read1, limits, deadline)
             if held.tell() < announced:
                 raise Unreadable(f"the connection was closed after {held.tell()} of {announced} bytes")
             return held
@@ -269,8 +325,41 @@ def fetch(url: str, limits: ReadingLimits) -> BytesIO:
         raise Unreadable(f"it cannot be fetched: {getattr(error, 'reason', error) or repr(error)}") from error
 
 
+class WebRequest(Request):
+    """A request that knows whether it goes to a proxy."""
+
+    through_proxy = False
+
+    def __init__(self, url: str):
+        super().__init__(quote(url, safe=string.punctuation))
+        self.host = plain_authority(self.host or "")
+
+    def set_proxy(self, host: str, type: str):
+        """What `ProxyHandler`, and nobody else, calls: from here on `host`, which is connected to, is the proxy."""
+        super().set_proxy(host, type)
+        self.through_proxy = True
+
+
+def plain_authority(authority: str) -> str:
+    """The host, and the port if there is one, in ASCII."""
+    found = AUTHORITY.fullmatch(authority)
+    if found and not authority.isascii():
+        authority = found[1].encode("idna").decode() + authority[found.end(1) :]
+        found = AUTHORITY.fullmatch(authority)  # again, because full-width signs have become those they look like
+    if found is None or int(found[2] or 0) > 65535:
+        raise Unreadable(
+            f"its address has {authority[:MOST_CHARACTERS]!r} where a host, or a host and a port, is expected; user "
+            "names and passwords are not sent: download it with another tool, and pass the path"
+        )
+    return authority
+
+
 class Redirects(HTTPRedirectHandler):
-    """Follows ten redirects, to http: and https: only."""
+    """Follows ten redirects, to http: and https: only. Each is a request of its own: no header goes along, such as the
+    password of a proxy."""
+
+    def redirect_request(self, request, response, code, message, headers, url):
+        return WebRequest(url)
 
     def http_error_302(self, request, response, code, message, headers):
         response.close()  # its body is of no use, and may have no end
@@ -297,10 +386,9 @@ class WebHandler(HTTPHandler, HTTPSHandler):
         context.sslsocket_class = TimedTLSSocket
         return self.do_open(TLSConnection, request, connect=self.connect_for(request), context=context)
 
-    def connect_for(self, request) -> Callable[..., "TimedSocket"]:
+    def connect_for(self, request: WebRequest) -> Callable[..., "TimedSocket"]:
         # A proxy is the operator's choice, wherever it is; what lies behind it is the proxy's to refuse.
-        through_proxy = request.host != urlsplit(request.full_url).netloc
-        return partial(connect, deadline=self.deadline, allow_private=self.allow_private or through_proxy)
+        return partial(connect, deadline=self.deadline, allow_private=self.allow_private or request.through_proxy)
 
 
 class Guarded:
@@ -338,18 +426,20 @@ class TimedSocket(Timed, socket.socket):
 
 
 class TimedTLSSocket(Timed, ssl.SSLSocket):
-    pass
+    def send(self, *args):  # once for each 16 KB of a long address
+        self.settimeout(self.deadline.seconds_left())
+        return super().send(*args)
 
 
 def connect(host_and_port: tuple[str, int], *_, deadline: Deadline, allow_private: bool) -> TimedSocket:
     """Like `socket.create_connection`; the addresses that are checked are the very ones connected to."""
     host, port = host_and_port
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    allowed = [info for info in found if allow_private or is_public(info[4][0])]
+    allowed = [info for info in found if allow_private or (is_public(info[4][0]) and not is_own(info[0], info[4]))]
     if not allowed:
         raise Unreadable(
-            f"{host} is at {found[0][4][0]}, which is not a public address; if videos may come from there, set "
-            "ReadingLimits(allow_private_addresses=True)"
+            f"{host} is at {found[0][4][0]}, which is not a public address, or this machine's own; if videos may come "
+            "from there, set ReadingLimits(allow_private_addresses=True)"
         )
     failure = OSError()
     for family, kind, protocol, _, address in allowed:
@@ -358,15 +448,29 @@ def connect(host_and_port: tuple[str, int], *_, deadline: Deadline, allow_privat
         try:
             connection.settimeout(deadline.seconds_left())
             connection.connect(address)
+            connection.settimeout(deadline.seconds_left())  # of sending, and of a TLS handshake
             return connection
-        except OSError as error:
+        except (OSError, OverLimit) as error:
             connection.close()
             failure = error
     raise failure
 
 
 def is_public(address: str) -> bool:
+    """Whether an address, IPv4 or IPv6, is one that the whole internet reaches under this number."""
     ip = ip_address(address.partition("%")[0])
-    if ip.version == 6 and ip in NAT64:
+    if any(ip in network for network in IPV4_IN_IPV6):
         ip = IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.is_global and not ip.is_multicast
+    if ip.version == 6 and (ip not in GLOBAL_UNICAST or int(ip) >> 32 & 0xFDFFFFFF == ISATAP):
+        return False
+    return not any(ip in network for network in NOT_PUBLIC)
+
+
+def is_own(family: int, address: tuple) -> bool:
+    """Whether an address is this machine's, which then sends to it from there, too; nothing is sent to find out."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+            return ip_address(probe.getsockname()[0]) == ip_address(address[0])
+    except OSError:  # no way leads there
+        return False

@@ -28,12 +28,14 @@ def pipe():
     return transformers.pipeline("video-text-to-text", device="cpu")
 
 
+@pytest.mark.slow
 def test_most_answers_about_new_clips_are_right(guesser):
     for kind, (right, asked) in measure(guesser, NUM_CLIPS, shuffle=False).items():
         assert asked >= NUM_CLIPS
         assert right / asked >= 0.94, kind  # 99.5 % or more of 400 clips; so small a sample may lose a few more
 
 
+@pytest.mark.slow
 def test_direction_and_order_are_guesses_when_the_frames_are_shuffled(guesser):
     shares = {kind: right / asked for kind, (right, asked) in measure(guesser, NUM_CLIPS, shuffle=True).items()}
     assert shares["direction"] <= 0.7  # 50 %: the axis of a movement is still to be seen

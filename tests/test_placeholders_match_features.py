@@ -99,6 +99,16 @@ def test_image_arithmetic_agrees_at_full_size(patches_per_side, side, aspect_rat
             assert len(tokens) == image_token_count(size, patches_per_side, side, pins, aspect_ratio), size
 
 
+@pytest.mark.parametrize("image_size", [(624, 1872), (820, 1476), (832, 1872), (1476, 820)])
+def test_a_rounding_error_neither_adds_nor_loses_a_row(image_size):
+    """Sizes whose last row (or column) of patches is 1e-12 off the image, at SigLIP 384/14: both sides round it."""
+    sizes = [[384 * rows, 384 * columns] for rows, columns in product(range(1, 7), repeat=2)]
+    grid = tile_grid(image_size, sizes, 384)
+    tiles = torch.zeros(grid[0] * grid[1] + 1, 27, 27, 1)
+    tokens = lay_out_image(tiles, torch.zeros(1), image_size, grid, "anyres")
+    assert len(tokens) == image_token_count(image_size, 27, 384, sizes, "anyres")
+
+
 def test_serving_counts_equal_the_processors():
     model = make_model(tower="siglip", grid=5, spatial_pool_mode="bilinear", video_newline_position="frame")
     processor = make_processor(model.config)

@@ -1,4 +1,4 @@
-"""What strangers may send, to break a service: each file has the attacks of one door (addresses, pictures, messages...).
+"""What strangers may send, to break a service: each file has the attacks of one door (addresses, pictures, messages).
 
 A file defines `attacks(folder)`, which writes what it needs into a folder, starts the servers it needs on this machine,
 and returns a list of `Attack`. `test_attacks.py` runs every file in a small process of its own

@@ -58,9 +58,8 @@ def main(name: str) -> int:
             if problem := outcome(attack):
                 failed += 1
                 print(f"{attack.name}: {problem}")
-    print(
-        f"{len(attacks)} attacks, {failed} not stopped, {(status('VmHWM') - resident) / 2**20:.0f} MiB above the start"
-    )
+    grown = (status("VmHWM") - resident) / 2**20
+    print(f"{len(attacks)} attacks, {failed} not stopped, {grown:.0f} MiB above the start")
     return int(failed > 0)
 
 

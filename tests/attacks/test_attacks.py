@@ -9,6 +9,7 @@ import pytest
 FILES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if not path.stem.startswith("test_"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_attacks_end_in_the_documented_error_in_time_and_in_little_memory(name):
     # One arena: the address space that glibc reserves for each thread is not memory.

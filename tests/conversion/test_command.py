@@ -307,6 +307,7 @@ def test_error_when_there_is_nothing_to_turn_back(tmp_path, capsys):
         (["--rope-factor", "0.5"], "'0.5' is not a factor; write 'auto' or a number of at least 1"),
         (["--rope-factor", "much"], "'much' is not a factor"),
         (["--recipe", "unknown"], "invalid choice: 'unknown'"),
+        (["--dtype", "float8"], "argument --dtype: invalid choice: 'float8'"),
     ],
 )
 def test_error_for_wrong_options(tmp_path, capsys, arguments, message):

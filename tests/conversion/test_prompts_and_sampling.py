@@ -79,7 +79,8 @@ def test_token_ids_equal_the_original(name):
     rows = [row for row in rows if row.get("tokenizer") == name]
     assert len(rows) > 7
     for row in rows:
-        _, [text], _, _ = processor.prepare_inputs_layout(text=row["prompt"])
+        visual = processor.image_token + " " * processor.space_after_visuals
+        [text], _ = processor.get_text_with_replacements([row["prompt"]], [visual] * row["prompt"].count("<image>"))
         ids = processor.tokenizer(text).input_ids
         assert [-200 if token == processor.image_token_id else token for token in ids] == row["input_ids"]
 

@@ -1,5 +1,6 @@
 """Runs that are killed, sources that are damaged or hostile, destinations that cannot be written."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,10 +21,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
-from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
+from llava_next_video import (
+    DEMO_CHECKPOINT,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
+    LlavaNextVideoProcessor,
+    export_for_hub,
+)
 from llava_next_video.__main__ import main
-from llava_next_video.conversion import writing
-from llava_next_video.conversion.checkpoint_files import stored_tensors
+from llava_next_video.conversion import checkpoint_files, destination, writing
+from llava_next_video.conversion.back import plan_back
+from llava_next_video.conversion.checkpoint_files import CheckpointError, stored_tensors
 from llava_next_video.conversion.convert import convert
 from llava_next_video.conversion.plan import plan_conversion
 from tests.golden_data import Recording
@@ -104,6 +112,28 @@ def change_config(**changes) -> Callable[[Path], None]:
     return lambda file: file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+def store_as(dtype: str) -> Callable[[Path], None]:
+    """Say that a tensor has another dtype; how many bytes an element of it takes is not known."""
+
+    def change(file: Path):
+        size = int.from_bytes(file.read_bytes()[:8], "little")
+        text, values = file.read_bytes()[8 : 8 + size], file.read_bytes()[8 + size :]
+        header = json.loads(text)
+        header["model.image_newline"]["dtype"] = dtype
+        write_header(file, header)
+        file.write_bytes(file.read_bytes() + values)
+
+    return change
+
+
+TWICE = json.dumps(entry([2], 0, 8)).encode()
+
+
+def many_tensors(file: Path):
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    write_header(file, json.dumps({hex(number)[2:]: entry for number in range(2**18 + 1)}, separators=",:").encode())
+
+
 def name_another_file(name: str) -> Callable[[Path], None]:
     def change(index: Path):
         weight_map = json.loads(index.read_text())["weight_map"]
@@ -133,10 +163,20 @@ INDEX = "model.safetensors.index.json"
         (FIRST, headers(a=entry([1], 4, 8)), "'a' begins at byte 4 behind a tensor that ends at byte 0"),
         (FIRST, headers(a=entry([1], 0, 4)), "its tensors take"),
         (FIRST, headers(a=entry([10**6, 10**12], 0, 8)), "'a' of shape [1000000, 1000000000000] does not take 8 bytes"),
-        (FIRST, headers(a=entry([10**30, 0], 0, 0), b=entry([2**62, 4], 0, 8)), "does not take 8 bytes"),
+        (FIRST, headers(a=entry([10**30, 0], 0, 0), b=entry([2**46, 4], 0, 8)), "'a' has the impossible shape"),
+        (FIRST, headers(a=entry([2**47, 0], 0, 0), b=entry([2**46, 4], 0, 8)), "does not take 8 bytes"),
+        (FIRST, headers(a=entry([1] * 800_000, 0, 8)), "'a' has 800000 dimensions, more than 8"),  # took minutes
+        (FIRST, headers(a=entry([2**48], 0, 8)), "'a' has the impossible shape [281474976710656]"),
+        (FIRST, headers(a=entry([2], 0, 8.0)), "'a' of shape [2] does not take 8.0 bytes"),
+        (FIRST, headers(a=entry([2], 0.0, 8)), "'a' begins at byte 0.0 behind"),
+        (FIRST, headers(a={**entry([2], 0, -8), "dtype": "F8_E4M3"}), "'a' of shape [2] does not take -8 bytes"),
+        (FIRST, lambda file: write_header(file, b'{"a": %s, "a": %s}' % ((TWICE,) * 2), 8), "it names 'a' twice"),
+        (FIRST, many_tensors, "it names 262145 tensors, more than 262144"),
         (FIRST, headers(a=entry([-1, -2], 0, 8)), "'a' has the impossible shape [-1, -2]"),
         (FIRST, headers(a=entry([2.0], 0, 8)), "'a' has the impossible shape [2.0]"),
-        (FIRST, headers(a={**entry([1], 0, 8), "dtype": "F128"}), "is damaged or not complete: 'F128'"),
+        (FIRST, store_as("F8_E4M3"), "'model.image_newline' is stored as F8_E4M3 in"),
+        (FIRST, store_as("F128"), "which cannot be converted; what can be is F64, F32, "),
+        (FIRST, headers(a={**entry([8], 0, 8), "dtype": ["F32"]}), "is damaged or not complete: unhashable type"),
         (FIRST, lambda file: write_header(file, b"[" * 10**6), "is damaged or not complete"),
         (FIRST, lambda file: write_header(file, b"{}" + b" " * 2**24), "its header has 16777218 bytes, more than"),
         (INDEX, lambda file: file.write_text("{"), "is not an index of weights"),
@@ -144,6 +184,8 @@ INDEX = "model.safetensors.index.json"
         (INDEX, lambda file: file.write_text('{"weight_map": ["a"]}'), "is not an index of weights"),
         (INDEX, lambda file: file.write_text('{"weight_map": {"a": {}}}'), "is not an index of weights"),
         (INDEX, lambda file: os.truncate(file, 2**25), "it has 33554432 bytes, more than 16777216"),
+        (INDEX, lambda file: file.write_text("{}"), "is not an index of weights: KeyError('weight_map')"),
+        (INDEX, lambda file: file.write_text('{"weight_map": {"a": "b", "a": "c"}}'), "it names 'a' twice"),
         (INDEX, name_another_file(f"../source/{FIRST}"), f"names the file ../source/{FIRST}, which is not in"),
         (INDEX, name_another_file(f"{{}}/{FIRST}"), "which is not in"),
         (INDEX, name_another_file(".."), "names the file .., which is not in"),
@@ -185,15 +227,228 @@ def test_damaged_checkpoint_is_one_clear_error(tmp_path, capsys, little_memory, 
     assert message in fails(capsys, source, tmp_path / "made", SHARDED.vision_tower)
 
 
-def test_links_are_followed_as_the_cache_of_the_hub_has_them(tmp_path):
-    blobs = copy_of(SHARDED, tmp_path)
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
-    for file in blobs.iterdir():
-        (snapshot / file.name).symlink_to(Path("../source") / file.name)
-    assert list(stored_tensors(snapshot)) == list(stored_tensors(blobs))
+def cache_of_the_hub(recording: Recording, folder: Path) -> Path:
+    """A checkpoint as the Hub's cache has it: links to files that are called after their contents."""
+    blobs, snapshot = folder / "models--a--b" / "blobs", folder / "models--a--b" / "snapshots" / "0123abcd"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(recording.checkpoint.iterdir()):
+        shutil.copyfile(file, blobs / str(number))
+        (snapshot / file.name).symlink_to(Path("../../blobs") / str(number))
+    return snapshot
+
+
+def test_links_of_the_cache_of_the_hub_are_followed(tmp_path):
+    snapshot = cache_of_the_hub(SHARDED, tmp_path)
+    assert list(stored_tensors(snapshot)) == list(stored_tensors(SHARDED.checkpoint))
     plan = plan_conversion(str(snapshot), vision_tower=SHARDED.vision_tower)
     assert convert(plan, tmp_path / "made").num_tensors == len(plan.tensors)
+    assert not any(path.is_symlink() for path in (tmp_path / "made").rglob("*"))
+    (tmp_path / "link").symlink_to(snapshot)
+    LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path / "link", vision_tower=SHARDED.vision_tower)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_secret.txt", "config.json", FIRST, "original"])
+@pytest.mark.parametrize("how", ["convert", "model", "processor"])
+def test_links_to_outside_the_checkpoint_are_not_followed(tmp_path, name, how):
+    """A link in SRC was copied as a file into DST, from where it would have been uploaded."""
+    source = copy_of(SHARDED, tmp_path)
+    secret = tmp_path / "secret"
+    secret.mkdir() if name == "original" else secret.write_text("password")
+    if (source / name).exists():
+        (source / name).rename(secret)
+    (source / name).symlink_to(secret)
+    load = {
+        "convert": lambda: convert(plan_conversion(str(source), vision_tower=SHARDED.vision_tower), tmp_path / "made"),
+        "model": lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(source),
+        "processor": lambda: LlavaNextVideoProcessor.from_pretrained(source),
+    }
+    with pytest.raises(ValueError, match=f"{name} is a link to .*secret, outside the checkpoint's folder, and was not"):
+        load[how]()
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("format", ["ours", "original", "additional_chat_templates"])
+def test_links_in_checkpoints_of_ours_are_not_followed(tmp_path, format):
+    source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
+    (tmp_path / "secret").write_text("password")
+    if format != "ours":
+        (source / format).mkdir()
+        (source / format / "tokenizer.json").symlink_to(tmp_path / "secret")
+    else:
+        (source / "generation.jinja").symlink_to(tmp_path / "secret")
+    for attempt in (
+        lambda: export_for_hub(source, tmp_path / "made"),
+        lambda: plan_back(str(source), vision_tower="a/b"),
+        lambda: AutoProcessor.from_pretrained(source),
+        lambda: LlavaNextVideoConfig.from_pretrained(source),
+        lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path, subfolder="source"),
+    ):
+        with pytest.raises(ValueError, match="outside the checkpoint's folder, and was not opened"):
+            attempt()
+
+
+def test_pipes_are_not_opened(tmp_path):
+    source = copy_of(SHARDED, tmp_path)
+    os.mkfifo(source / "tokenizer.model")  # reading it waits for ever
+    with pytest.raises(CheckpointError, match="is neither a file nor a folder, and was not opened"):
+        plan_conversion(str(source), vision_tower=SHARDED.vision_tower)
+
+
+def test_folders_called_like_a_tokenizer_are_not_copied(tmp_path):
+    source = copy_of(SHARDED, tmp_path)
+    (source / "tokenizer_files").mkdir()
+    convert(plan_conversion(str(source), vision_tower=SHARDED.vision_tower), tmp_path / "made")
+    assert not (tmp_path / "made" / "original" / "tokenizer_files").exists()
+
+
+def test_tower_outside_the_checkpoint_is_opened_only_when_the_user_names_it(tmp_path, monkeypatch):
+    source = copy_of(SHARDED, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(SHARDED.vision_tower, tmp_path / "some" / "tower")
+    for name in (SHARDED.vision_tower, "../some/tower", "some/tower", "..", "~/tower", ""):
+        change_config(mm_vision_tower=name)(source / "config.json")
+        if name == "":
+            continue
+        with pytest.raises(
+            CheckpointError, match=r"a folder outside the checkpoint, which was not opened\. If that is"
+        ):
+            plan_conversion(str(source))
+    assert plan_conversion(str(source), vision_tower="some/tower").tensors
+    (source / "tower").symlink_to(tmp_path / "some" / "tower")
+    change_config(mm_vision_tower="tower")(source / "config.json")
+    with pytest.raises(CheckpointError, match=r"tower is a link to .*, outside the checkpoint's folder"):
+        plan_conversion(str(source))
+    (source / "tower").unlink()
+    shutil.copytree(SHARDED.vision_tower, source / "tower")
+    assert (
+        plan_conversion(str(source)).tower.config
+        == plan_conversion(str(source), vision_tower="some/tower").tower.config
+    )
+
+
+def test_index_of_a_variant_is_not_taken(tmp_path):
+    """Of two indexes the first by name was read."""
+    source = copy_of(SHARDED, tmp_path)
+    (source / "model.fp16.safetensors.index.json").write_text('{"weight_map": {"a": "model.fp16.safetensors"}}')
+    assert list(stored_tensors(source)) == list(stored_tensors(SHARDED.checkpoint))
+    (source / INDEX).unlink()
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        stored_tensors(source)
+
+
+def test_weights_of_fewer_bits_are_exported_as_they_are(tmp_path):
+    """They were called damage; an export copies files, whatever their tensors are."""
+    source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
+    tensors = load_file(source / "model.safetensors")
+    eight_bits = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
+    save_file(eight_bits, source / "model.safetensors")
+    export_for_hub(source, tmp_path / "made")
+    assert (tmp_path / "made" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"is stored as F8_E4M3 in .*, which cannot be converted"):
+        plan_back(str(source), vision_tower="a/b")
+
+
+def test_second_wall_around_pickles(tmp_path, monkeypatch):
+    """If names of functions got past the first check, `torch.load` itself would still refuse to call them."""
+    monkeypatch.setattr(checkpoint_files, "check_archive", lambda file: None)
+    monkeypatch.chdir(tmp_path)
+    torch.save(RUNS_CODE, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="is damaged or not complete: Weights only load failed"):
+        checkpoint_files.load_pickle(tmp_path / "pytorch_model.bin")
+    assert not Path("pickle-was-here").exists()
+
+
+DEEP = "[" * 10**5
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        *[
+            (name, lambda file: file.write_text(DEEP), f"{name} is damaged: .*Download it again")
+            for name in checkpoint_files.SETTINGS_FILES
+        ],
+        ("config.json", lambda file: file.write_text("[]"), "it holds a list instead of names and values"),
+        ("config.json", lambda file: os.truncate(file, 2**25), "it has 33554432 bytes, more than 16777216"),
+        ("config.json", lambda file: file.write_bytes(b"\xff\xfe{"), "config.json is damaged"),
+        ("tokenizer_config.json", lambda file: file.write_text("7"), "it holds a int instead of names and values"),
+        ("tokenizer.json", lambda file: file.write_text("{}"), "The settings of .* cannot be used: "),
+        ("tokenizer.json", lambda file: file.write_text(DEEP), "The settings of .* cannot be used: "),
+        ("config.json", change_config(rope_scaling="x"), "cannot be used: AttributeError"),
+        ("config.json", change_config(rope_scaling={"type": "linear"}), ""),
+        ("config.json", change_config(num_hidden_layers="5"), "cannot be used: TypeError"),
+        ("config.json", change_config(max_position_embeddings=None), "cannot be used: TypeError"),
+        ("config.json", change_config(_name_or_path=7), ""),
+        ("config.json", change_config(model_type=["a"]), "cannot be used: TypeError"),
+        ("config.json", change_config(mm_spatial_pool_stride=0), "cannot be used|spatial_pool_stride"),
+        ("config.json", change_config(mm_spatial_pool_mode=["max"]), "cannot be used"),
+        ("config.json", change_config(mm_newline_position="x"), "cannot be used: StrictDataclass.* got x"),
+        ("config.json", change_config(mm_pooling_position="x"), "cannot be used: KeyError: 'x'"),
+        ("config.json", change_config(hidden_act="x"), "asks for weights that cannot exist: 'x'"),
+        ("config.json", change_config(vocab_size="many"), "cannot be used: TypeError"),
+        ("config.json", change_config(add_faster_video=True), "cannot be used: KeyError: 'faster_token_stride'"),
+        ("config.json", change_config(torch_dtype="float99"), ""),
+    ],
+)
+def test_damaged_settings_of_an_original_are_one_clear_error(tmp_path, file, damage, message):
+    """They ended in RecursionError, TypeError, AttributeError, KeyError and others."""
+    source = copy_of(SHARDED, tmp_path)
+    damage(source / file)
+    attempts = [
+        lambda: plan_conversion(str(source), vision_tower=SHARDED.vision_tower),
+        lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(source, vision_tower=SHARDED.vision_tower),
+    ]
+    if "weights" not in message:  # a processor has none
+        attempts.append(lambda: LlavaNextVideoProcessor.from_pretrained(source, vision_tower=SHARDED.vision_tower))
+    for attempt in attempts:
+        expected = pytest.raises((ValueError, OSError), match=message) if message else contextlib.suppress(ValueError)
+        with expected:
+            attempt()
+
+
+@pytest.mark.parametrize("tower", [None, ["a"], 7, {}])
+def test_tower_whose_name_is_no_text_is_one_clear_error(tmp_path, tower):
+    source = copy_of(SHARDED, tmp_path)
+    change_config(mm_vision_tower=tower)(source / "config.json")
+    with pytest.raises(CheckpointError, match="cannot be used: TypeError"):
+        plan_conversion(str(source))
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "processor_config.json", "generation_config.json", "tokenizer_config.json"]
+)
+@pytest.mark.parametrize("text", [DEEP, "[]", "{", '{"a": 1', "7"])
+def test_damaged_settings_of_ours_are_one_clear_error(tmp_path, name, text):
+    source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
+    (source / name).write_text(text)
+    for attempt in (
+        lambda: export_for_hub(source, tmp_path / "made"),
+        lambda: plan_back(str(source), vision_tower="a/b"),
+        lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(source),
+        lambda: LlavaNextVideoProcessor.from_pretrained(source),
+    ):
+        with pytest.raises(ValueError, match=f"{name} is damaged: .*Download it again"):
+            attempt()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", DEEP, '{"weight_map": 7}', '{"weight_map": {"a": []}}', "{"])
+def test_index_of_our_format_that_is_none_is_one_clear_error(tmp_path, text):
+    LlavaNextVideoConfig.from_pretrained(DEMO_CHECKPOINT).save_pretrained(tmp_path)
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(
+        ValueError, match=r"does not say which file holds which weight: .*Download the checkpoint again"
+    ):
+        LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"vocab_size": "many"}, {"mm_vision_tower": 7}, {}, {"vocab_size": None}])
+def test_damaged_settings_that_were_kept_of_the_original(tmp_path, changes):
+    source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
+    (source / "original").mkdir()
+    (source / "original" / "config.json").write_text(json.dumps(changes))
+    with pytest.raises(CheckpointError, match=r"cannot be used|is none of"):
+        plan_back(str(source))
 
 
 def test_evil_chat_template_runs_no_code(tmp_path):
@@ -359,7 +614,7 @@ def test_existing_destination_is_left_alone(tmp_path, capsys):
 
 def test_full_disk_is_noticed_before_anything_is_written(tmp_path, capsys, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 10**9, 10**6)
-    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(destination.shutil, "disk_usage", lambda path: usage)
     source = copy_of(SHARDED, tmp_path)
     message = fails(capsys, source, tmp_path / "made", SHARDED.vision_tower)
     assert "The result takes 0.74 MB, and" in message
@@ -398,6 +653,7 @@ def enlarge(source: Path):
         change_tensors(source / file, lambda tensors, name=name: tensors.update({name: torch.rand(200_000, 64)}))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_runs_leave_nothing_that_loads_and_the_next_run_succeeds(tmp_path):
     source = copy_of(SHARDED, tmp_path)

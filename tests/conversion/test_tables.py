@@ -6,6 +6,12 @@ import re
 
 import pytest
 import torch
+from transformers.image_utils import (
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 
 from llava_next_video import rope_factor_for
 from llava_next_video.conversion.checkpoint_files import CheckpointError
@@ -257,3 +263,9 @@ def test_error_when_the_tower_is_not_the_one_of_the_checkpoint(tmp_path):
     source = write_original(tmp_path, "LLaVA-NeXT-Video-7B")
     with pytest.raises(CheckpointError, match=r"weights are missing .* the vision tower is not the right one"):
         plan_conversion(str(source), vision_tower="google/siglip-so400m-patch14-384")
+
+
+def test_known_towers_have_the_colours_they_were_trained_with():
+    clip, siglip = (find_vision_tower(name).processor_settings for name in KNOWN)
+    assert (clip["image_mean"], clip["image_std"]) == (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    assert (siglip["image_mean"], siglip["image_std"]) == (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD)

@@ -64,6 +64,7 @@ def work(corpus, pipe):
     fuzzer.work(corpus, pipe)
 
 
+@pytest.mark.slow
 def test_fuzzer_notices_crashes_hangs_memory_and_open_files(monkeypatch):
     monkeypatch.setattr(fuzzer, "SECONDS_PER_FILE", 10)
     with Fuzzer([], target=work) as running:

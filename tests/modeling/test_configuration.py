@@ -1,12 +1,14 @@
 import copy
 import json
 import pickle
+import re
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltInConfig
 
-from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig
+from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
 from llava_next_video.modeling.configuration_llava_next_video import REFUSAL
 from tests.tiny import config_arguments, vision_config
 
@@ -120,6 +122,19 @@ def test_way_to_exported_code_is_neither_followed_nor_saved(tmp_path):
         ({"image_aspect_ratio": "anyres_max_0"}, "image_aspect_ratio is 'anyres_max_0'; it has to be 'anyres'"),
         ({"image_grid_pinpoints": []}, r"image_grid_pinpoints is \[\]; it has to be a list of sizes"),
         ({"image_grid_pinpoints": [[336, 672], [336]]}, r"image_grid_pinpoints is \[\[336, 672\], \[336\]\]"),
+        ({"image_grid_pinpoints": [[16, 32]] * 10**6}, r"\[16, 32\], \.\.\.\]; .* in pixels, 1 to 1000 of them"),
+        ({"image_grid_pinpoints": [["a", "b"]]}, "it has to be a list of sizes"),
+        ({"image_grid_pinpoints": [[16.0, True]]}, "it has to be a list of sizes"),
+        ({"image_grid_pinpoints": [16, 32]}, "it has to be a list of sizes"),
+        (
+            {"image_grid_pinpoints": [[16, 10**9]]},
+            r"the size \[16, 1000000000\], which is more than 1000 tiles of 16x16",
+        ),
+        ({"image_token_index": -5}, "image_token_index is -5; it has to be a token id, 0 to 2147483647"),
+        ({"video_token_index": 10**30}, "video_token_index is 1000.*; it has to be a token id"),
+        ({"vision_feature_layer": []}, "vision_feature_layer is a list of 0; it has to name 1 to 5 hidden states"),
+        ({"vision_feature_layer": [-2] * 10**5}, "vision_feature_layer is a list of 100000"),
+        ({"image_aspect_ratio": "anyres_max_" + "9" * 5000}, "it has to be 'anyres'"),
         ({"image_token_index": 5, "video_token_index": 5}, "video_token_index are both 5; they have to differ"),
         ({"vision_feature_select_strategy": "full"}, "has to be 'default', because that tower has a class token"),
         (
@@ -141,8 +156,85 @@ def test_error_names_the_key_the_value_and_what_is_allowed(recipe, message):
         LlavaNextVideoConfig(**config_arguments(**recipe))
 
 
-@pytest.mark.parametrize("name", ["vision_config", "text_config"])
-def test_error_for_more_layers_than_any_model_has(name):
+PARTS = ["vision_config", "text_config"]
+
+
+def nested(name: str, **settings) -> dict:
     arguments = config_arguments()
-    with pytest.raises(ValueError, match=rf"{name}\.num_hidden_layers is 1001; more than 1000 are refused"):
-        LlavaNextVideoConfig(**{**arguments, name: {**arguments[name], "num_hidden_layers": 1001}})
+    return {**arguments, name: {**arguments[name], **settings}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num_hidden_layers", 1001),
+        ("num_hidden_layers", "5"),
+        ("num_hidden_layers", 4.0),
+        ("num_hidden_layers", {"a": 1}),
+        ("num_hidden_layers", -1),
+        ("num_attention_heads", 0),
+        ("hidden_size", 10**30),
+        ("intermediate_size", -1),
+        ("num_labels", 10**9),
+    ],
+)
+@pytest.mark.parametrize("name", PARTS)
+def test_error_for_numbers_that_no_model_has(name, setting, value):
+    with pytest.raises(
+        ValueError, match=rf"{name}\.{setting} is {re.escape(repr(value))}; more than \d+ are refused, and"
+    ):
+        LlavaNextVideoConfig(**nested(name, **{setting: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vision_config", {"patch_size": 0}),
+        ("vision_config", {"patch_size": [4, 4]}),
+        ("vision_config", {"patch_size": None}),
+        ("vision_config", {"image_size": "16"}),
+        ("vision_config", {"image_size": [16, 16]}),
+        ("vision_config", {"image_size": 10**30}),
+        ("vision_config", {"num_channels": 0}),
+        ("vision_config", {"model_type": ["clip_vision_model"]}),
+        ("text_config", {"num_key_value_heads": 0}),
+        ("text_config", {"vocab_size": -1}),
+        ("text_config", {"num_hidden_layers": [2]}),
+        ("text_config", {"rope_scaling": "x"}),
+        ("text_config", {"rope_scaling": {"rope_type": "linear"}}),
+        ("text_config", {"layer_types": ["x"]}),
+        ("text_config", {"dtype": "float31"}),
+        ("text_config", {"tie_word_embeddings": "x"}),
+    ],
+)
+def test_damaged_setting_of_a_part_is_a_documented_error(name, settings):
+    """These used to end in ZeroDivisionError, TypeError, KeyError or AttributeError, or in all memory being taken."""
+    with pytest.raises((ValueError, StrictDataclassError)):
+        LlavaNextVideoConfig(**nested(name, **settings))
+
+
+def test_error_for_parts_that_cannot_be_made():
+    with pytest.raises(
+        ValueError, match=r"configuration cannot be made: KeyError: .*factor.* have to be what transformers"
+    ):
+        LlavaNextVideoConfig(**nested("text_config", rope_scaling={"rope_type": "linear"}))
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("value", [5, "x", [1]])
+def test_error_for_a_part_that_is_no_configuration(name, value):
+    with pytest.raises((ValueError, StrictDataclassError), match=name):
+        LlavaNextVideoConfig(**config_arguments(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"hidden_act": "nope"}, "KeyError: 'nope'"), ({"hidden_size": 10**12}, "RuntimeError: Storage size")],
+)
+def test_error_for_settings_that_no_network_has(settings, message):
+    config = LlavaNextVideoConfig(**nested("text_config", **settings))
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=f"weights that cannot exist: {message}.* have to be what"),
+    ):
+        LlavaNextVideoForConditionalGeneration(config)

@@ -2,10 +2,21 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, StaticCache
+from PIL import Image
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Cache,
+    StaticCache,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from llava_next_video import DEMO_CHECKPOINT
-from tests.tiny import VIDEO_TOKEN_ID, make_model, make_processor, random_frames
+from tests.tiny import TEXT_CONFIGS, VIDEO_TOKEN_ID, make_model, make_processor, random_frames
 
 
 CLIP = "demo_model/samples/red_circle_moves_left.mp4"
@@ -103,3 +114,126 @@ def test_decoding_with_a_static_cache_is_one_graph():
             answer.append(int(token))
     assert answer == expected
     assert len(backend.graphs) == 1
+
+
+def snapshot(features: dict) -> list:
+    return [(name, id(output), list(map(id, output.pooler_output)), output.keys()) for name, output in features.items()]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 3},
+        {"num_return_sequences": 3, "do_sample": True, "top_k": 1},
+        {"num_beams": 4, "num_return_sequences": 2},
+        {"prompt_lookup_num_tokens": 2},
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_features_given_to_generate_are_not_changed_and_may_be_used_again(settings):
+    """Beams put their repeated features into the caller's objects, so the second of two prompts was answered about the
+    first video the next time."""
+    model = make_model(video_newline_position="grid")
+    processor = make_processor(model.config)
+    processor.tokenizer.padding_side = "left"
+    clips = [random_frames(2, seed=1), random_frames(3, seed=2)]
+    batch = processor(text=["<video>a", "b<video>c"], videos=clips, padding=True)
+    if "prompt_lookup_num_tokens" in settings:
+        batch = processor(text="<video>a", videos=clips[:1])
+    options = {"max_new_tokens": 4, "do_sample": False, **settings}
+    expected = model.generate(**batch, **options).tolist()
+    features = {"video": model.get_video_features(batch.pop("pixel_values_videos"))}
+    before = snapshot(features)
+    for _ in range(3):
+        assert model.generate(**batch, mm_encoder_outputs=features, **options).tolist() == expected
+        assert snapshot(features) == before
+
+
+def test_features_of_images_beside_pixels_of_videos_are_not_changed():
+    model = make_model()
+    processor = make_processor(model.config)
+    inputs = processor(text="<image><video>?", images=[Image.new("RGB", (20, 30))], videos=[random_frames(2)])
+    expected = model.generate(**inputs, max_new_tokens=3, num_beams=2).tolist()
+    features = {"image": model.get_image_features(inputs.pop("pixel_values"), inputs.pop("image_sizes"))}
+    assert model.generate(**inputs, mm_encoder_outputs=features, max_new_tokens=3, num_beams=2).tolist() == expected
+    assert list(features) == ["image"]
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_cache_is_taken_under_both_names(name):
+    """transformers 5.24 renamed it."""
+    model = make_model()
+    inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
+    expected = model(**inputs).logits[:, -1]
+    first = {key: value[:, :-2] if key != "pixel_values_videos" else value for key, value in inputs.items()}
+    for part in (model, model.model):
+        outputs = part(**first, use_cache=True)
+        [keys_and_values] = [value for value in outputs.values() if isinstance(value, Cache)]
+        assert keys_and_values.get_seq_length() == inputs["input_ids"].shape[1] - 2
+        rest = {"input_ids": inputs["input_ids"][:, -2:], "attention_mask": inputs["attention_mask"]}
+        last = part(**rest, **{name: keys_and_values})[0][:, -1]
+        assert torch.allclose(last if part is model else model.lm_head(last), expected, atol=1e-5)
+
+
+def test_answer_with_a_placeholder_id_does_not_stop_decoding():
+    model = make_model()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[VIDEO_TOKEN_ID] = 1.0
+        model.lm_head.weight[:VIDEO_TOKEN_ID] = -1.0
+    inputs = make_processor(model.config)(text="Hello.")
+    bias = {(VIDEO_TOKEN_ID,): 100.0}
+    for cache in ("dynamic", "static"):
+        answer = model.generate(
+            **inputs, max_new_tokens=3, do_sample=False, sequence_bias=bias, cache_implementation=cache
+        )
+        assert answer[0, -3:].tolist() == [VIDEO_TOKEN_ID] * 3
+
+
+def test_class_may_run_in_other_engines_and_in_one_graph(demo):
+    """vLLM and continuous batching ask the first; transformers' own tests compile what says the second."""
+    model = demo[0]
+    assert model.is_backend_compatible()
+    assert model._can_compile_fullgraph
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "flash_attention_3"])
+def test_flash_attention_fails_for_missing_packages_only(kernel):
+    """Where the class says no, it is refused as not supported."""
+    with pytest.raises(ImportError, match=r"FlashAttention\d.* installed"):
+        AutoModelForImageTextToText.from_pretrained(DEMO_CHECKPOINT, attn_implementation=kernel)
+
+
+def test_own_attention_function_is_used(demo):
+    """A class that does not say `_supports_attention_backend` is refused one."""
+    called = []
+
+    def attend(*args, **kwargs):
+        called.append(1)
+        return sdpa_attention_forward(*args, **kwargs)
+
+    AttentionInterface.register("counted", attend)
+    AttentionMaskInterface.register("counted", sdpa_mask)
+    model = AutoModelForImageTextToText.from_pretrained(DEMO_CHECKPOINT, attn_implementation="counted")
+    assert ask((model, demo[1]), QUESTION)[0] == ask(demo, QUESTION)[0]
+    assert called
+
+
+@pytest.mark.parametrize("width", [32, 16, 64])
+def test_an_assistant_of_our_class_drafts_with_the_features_it_can_use(width):
+    """transformers leaves them out in the assistant's first step, where placeholders without features are an error."""
+    model = make_model(video_newline_position="grid")
+    inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
+    text = {**TEXT_CONFIGS["llama"], "hidden_size": width}
+    assistant = make_model(video_newline_position="grid", text_config=text)
+    if width == 32:
+        assistant.load_state_dict(model.state_dict())
+    expected = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    steps = []
+    model.model.language_model.register_forward_hook(lambda *_: steps.append(1))
+    answer = model.generate(**inputs, max_new_tokens=8, do_sample=False, assistant_model=assistant)
+    assert answer.tolist() == expected.tolist()
+    if width == 32:
+        assert len(steps) < 8

@@ -1,8 +1,13 @@
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
+from transformers import Cache, DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llava_next_video import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
+from llava_next_video.modeling import modeling_llava_next_video as modeling
 from tests.tiny import TEXT, config_arguments, enliven, make_model, make_processor, random_frames
 
 
@@ -155,6 +160,163 @@ def test_logits_to_keep_scores_only_the_last_positions():
     assert torch.allclose(model(**inputs, logits_to_keep=2).logits, model(**inputs).logits[:, -2:], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        torch.tensor([0, 3]),
+        torch.tensor([[1, 4, 2]]),
+        torch.tensor([[5], [0]]),
+        torch.tensor([[True, False, True] + [False] * 16]),
+    ],
+    ids=["for all rows", "for each row", "of two rows", "mask"],
+)
+def test_logits_to_keep_scores_these_positions(kept):
+    """Two dimensions gave a wrong shape."""
+    model = make_model()
+    ids = torch.arange(1, 20).repeat(len(kept) if kept.ndim == 2 else 1, 1)
+    ids[-1] += 1
+    logits = model(input_ids=ids).logits
+    if kept.dtype == torch.bool:
+        expected = logits[kept]
+    elif kept.ndim == 1:
+        expected = logits[:, kept]
+    else:
+        expected = torch.stack([row[positions] for row, positions in zip(logits, kept)])
+    assert torch.allclose(model(input_ids=ids, logits_to_keep=kept).logits, expected, atol=1e-6)
+
+
+def cache_of(outputs) -> Cache | None:
+    return next((value for value in outputs.values() if isinstance(value, Cache)), None)
+
+
+def test_use_cache_of_the_configuration_is_honoured():
+    """Trainers set it to False, and got keys and values all the same."""
+    model = make_model()
+    inputs = make_inputs(model)
+    assert cache_of(model(**inputs)) is not None
+    model.config.use_cache = False
+    for part in (model, model.model):
+        assert cache_of(part(**inputs)) is None
+        assert cache_of(part(**inputs, use_cache=True)) is not None
+
+
+def test_vocab_size_is_that_of_the_language_model():
+    assert make_model().model.vocab_size == 264
+
+
+def test_features_of_another_dtype_are_brought_to_that_of_the_embeddings():
+    model = make_model(video_newline_position="grid")
+    inputs = make_inputs(model)
+    expected = model(**inputs).logits
+    pixels = inputs.pop("pixel_values_videos")
+    [tokens] = model.get_video_features(pixels).pooler_output
+    for dtype, tolerance in ((torch.float64, 0), (torch.bfloat16, 1)):
+        features = {"video": BaseModelOutputWithPooling(pooler_output=(tokens.to(dtype),))}
+        outputs = model(**inputs, mm_encoder_outputs=features)
+        assert outputs.logits.dtype == torch.float32
+        assert (outputs.logits - expected).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize(("rope", "context"), [({}, 20), ({"rope_type": "linear", "factor": 2.0}, 40)])
+def test_warning_begins_one_token_behind_the_context(rope, context, caplog):
+    config = config_arguments()
+    config["text_config"] = {**config["text_config"], "max_position_embeddings": 20, "rope_parameters": rope}
+    model = LlavaNextVideoForConditionalGeneration(LlavaNextVideoConfig(**config))
+    for num_tokens, warned in ((context, False), (context + 1, True)):
+        modeling.logger.warning_once.cache_clear()
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            modeling.warn_beyond_context(num_tokens, model.config.text_config)
+        assert (f"more than the {context} tokens" in caplog.text) == warned
+
+
+NUM_STATES = 5  # of a tower of 4 layers
+
+
+@pytest.mark.parametrize("where", ["argument", "configuration"])
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_feature_getters_return_what_the_tower_makes_when_asked(modality, where):
+    """Other keywords than their own were a TypeError."""
+    model = make_model()
+    model.set_attn_implementation("eager")
+    if modality == "video":
+        get, arguments, frames = model.get_video_features, {"pixel_values_videos": torch.randn(2, 3, 3, 16, 16)}, 6
+    else:  # of 3 and 5 tiles, padded to 5
+        get, frames = model.get_image_features, 8
+        arguments = {"pixel_values": torch.randn(2, 5, 3, 16, 16), "image_sizes": torch.tensor([[16, 32], [40, 44]])}
+    plain = get(**arguments, num_items_in_batch=3)
+    assert (plain.last_hidden_state, plain.hidden_states, plain.attentions) == (None, None, None)
+    asked = {"output_hidden_states": True, "output_attentions": True}
+    if where == "configuration":
+        for name in asked:
+            setattr(model.config.vision_config, name, True)
+        asked = {}
+    full = get(**arguments, **asked)
+    assert all(torch.equal(a, b) for a, b in zip(full.pooler_output, plain.pooler_output, strict=True))
+    assert [state.shape for state in full.hidden_states] == [(frames, 17, 16)] * NUM_STATES
+    assert [weights.shape for weights in full.attentions] == [(frames, 2, 17, 17)] * (NUM_STATES - 1)
+    assert torch.equal(full.last_hidden_state, full.hidden_states[-1])
+    assert isinstance(get(**arguments, **asked, return_dict=False), tuple)
+
+
+MISSING = [
+    ("<video>\nWhat?", [], r"\d+ <video> placeholders and came without videos.*`pixel_values_videos` on"),
+    ("<image>\nWhat?", [], r"\d+ <image> placeholders and came without images.*`pixel_values` on"),
+    ("<image> and <video>", ["pixel_values_videos"], r"\d+ <image> placeholders and came without images"),
+    ("<image> and <video>", ["pixel_values", "image_sizes"], r"\d+ <video> placeholders and came without videos"),
+]
+WAYS = {
+    "forward": lambda model: model,
+    "base model": lambda model: model.model,
+    "without a cache": lambda model: partial(model, use_cache=False),
+    "empty cache": lambda model: partial(model, past_key_values=DynamicCache()),
+    "no features": lambda model: partial(model, mm_encoder_outputs={"video": None, "image": None}),
+    "generate": lambda model: partial(model.generate, max_new_tokens=2),
+    "beams": lambda model: partial(model.generate, max_new_tokens=2, num_beams=2),
+}
+
+
+@pytest.mark.parametrize(("text", "passed", "message"), MISSING)
+@pytest.mark.parametrize("way", WAYS)
+def test_error_when_placeholders_come_without_features(text, passed, message, way):
+    """They were answered from the placeholder's embedding, and trained on, without a word."""
+    if way == "no features" and passed:
+        return  # pixels and features at once are another error
+    model = make_model()
+    media = {"videos": [random_frames(3)], "images": [Image.new("RGB", (16, 16))]}
+    inputs = make_processor(model.config)(
+        text=text, **{key: value for key, value in media.items() if f"<{key[:-1]}>" in text}
+    )
+    names = ["input_ids", "attention_mask", *passed]
+    with pytest.raises(ValueError, match=message):
+        WAYS[way](model)(**{name: inputs[name] for name in names})
+
+
+def test_training_without_pixels_is_an_error():
+    model = make_model().train()
+    inputs = make_inputs(model)
+    del inputs["pixel_values_videos"]
+    with pytest.raises(ValueError, match=r"remove_unused_columns=False`, and a collator that calls the processor"):
+        model(**inputs, labels=inputs["input_ids"])
+
+
+def test_embeddings_that_the_caller_merged_need_no_features():
+    model = make_model()
+    embeds = model.get_input_embeddings()(make_inputs(model)["input_ids"])
+    assert model(inputs_embeds=embeds).logits.shape[1] == embeds.shape[1]
+    assert model.generate(inputs_embeds=embeds, max_new_tokens=2, do_sample=False).shape == (1, 2)
+
+
+def test_compiled_prompt_without_features_is_an_error():
+    model = make_model()
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    inputs = make_inputs(model)
+    del inputs["pixel_values_videos"]
+    with torch.no_grad(), pytest.raises(RuntimeError, match="has <video> placeholders and no video features"):
+        compiled(**inputs)
+
+
 def test_error_when_placeholders_and_features_differ():
     model = make_model()
     inputs = make_inputs(model)
@@ -199,3 +361,9 @@ def test_error_when_frames_do_not_fit_the_tower(shape):
 def test_error_when_tiles_are_not_those_of_the_image_sizes(shape):
     with pytest.raises(ValueError, match=r"sizes \[\(16, 32\)\] .* are cut into \[3\] tiles, .* pixel_values holds"):
         make_model().get_image_features(torch.zeros(shape), torch.tensor([[16, 32]]))
+
+
+def test_text_runs_on_the_meta_device():
+    """Tools run a model there to count operations; it has no numbers to look at."""
+    ids = torch.ones(1, 3, dtype=torch.long, device="meta")
+    assert make_model().to("meta")(input_ids=ids).logits.shape == (1, 3, 264)

@@ -89,6 +89,7 @@ def test_a_wrong_path_is_told_before_the_model_is_loaded(monkeypatch, capsys):
     assert "there is no such file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_python_m_runs_it(clip):
     command = [sys.executable, "-m", "llava_next_video", "ask", clip, "What is moving?", "--device", "cpu"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -334,7 +334,8 @@ def test_ask_saves_the_sheet_of_the_frames_it_used(clip, demo, tmp_path, capsys)
     captured = capsys.readouterr()
     assert captured.out.strip()
     assert f"the frames are in {path}\n" in captured.err
-    assert np.array_equal(Image.open(path), draw_frame_sheet(demo, clip, num_frames=3))
+    with Image.open(path) as sheet:
+        assert np.array_equal(sheet, draw_frame_sheet(demo, clip, num_frames=3))
 
 
 def test_the_sheet_is_there_when_the_model_cannot_be_loaded(clip, tmp_path, monkeypatch, capsys):
@@ -344,7 +345,8 @@ def test_the_sheet_is_there_when_the_model_cannot_be_loaded(clip, tmp_path, monk
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", fail)
     assert main(["ask", clip, "What?", "--frames", str(tmp_path / "sheet.png")]) == 1
     assert "error: too large" in capsys.readouterr().err
-    assert Image.open(tmp_path / "sheet.png").width > 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 0
 
 
 def test_a_wrong_name_for_the_sheet_is_told_before_the_model_is_loaded(clip, monkeypatch, capsys):

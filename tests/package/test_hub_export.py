@@ -20,7 +20,7 @@ from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoForConditionalGenera
 from llava_next_video.__main__ import main
 from llava_next_video.conversion import hub
 from llava_next_video.conversion.checkpoint_files import CheckpointError
-from llava_next_video.conversion.writing import WritingError
+from llava_next_video.conversion.destination import WritingError
 from llava_next_video.modeling.configuration_llava_next_video import REFUSAL
 from tests.golden_data import Recording
 from tests.package import without_package
@@ -86,6 +86,7 @@ def load(folder: Path, **trust):
     return (auto.from_pretrained(folder, **trust) for auto in (AutoModelForImageTextToText, AutoProcessor))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "from_hub"])
 def test_process_without_the_package_answers_the_same(name, request):
     folder, got = request.getfixturevalue(name), request.getfixturevalue(f"{name}_elsewhere")["load_trusting"]

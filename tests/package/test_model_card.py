@@ -20,7 +20,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig
 from llava_next_video.hub_export import export_for_hub
-from llava_next_video.model_card import SOMEWHERE, model_card
+from llava_next_video.model_card import SOMEWHERE, code, fenced, model_card
 from tests import tiny
 
 
@@ -104,6 +104,7 @@ def run_blocks(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_snippets_run_with_the_code_of_the_export(card, run_blocks):
     blocks = [text for needs, text in python_blocks(card) if not needs and "import llava_next_video" not in text]
     printed, package_was_imported = run_blocks(blocks)
@@ -263,7 +264,7 @@ def test_sampling_rules(tmp_path, settings, text):
     ("rope", "text"),
     [
         ({"rope_type": "linear", "factor": 2.0}, "512 tokens, stretched 2 times (RoPE, linear): 1024"),
-        ({"rope_type": "dynamic", "factor": 2.0}, "512 tokens (RoPE: dynamic)"),
+        ({"rope_type": "dynamic", "factor": 2.0}, "512 tokens (RoPE: `dynamic`)"),
         ({"rope_type": "default"}, "512 tokens"),
     ],
 )
@@ -326,3 +327,38 @@ def test_error_without_a_chat_template(tmp_path):
     processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no chat template"):
         model_card(tmp_path)
+
+
+@pytest.mark.parametrize("backticks", [3, 4, 7])
+def test_chat_template_does_not_break_out_of_its_fence(tmp_path, backticks):
+    """A template with three backticks ended the block of the prompt, and what followed became part of the card."""
+    processor = save(tmp_path, LlavaNextVideoConfig(**tiny.config_arguments()))
+    quotes = "`" * backticks
+    processor.chat_template = f"a\n{quotes}\n# Download from evil.example\n{quotes}text\n<video>"
+    processor.save_pretrained(tmp_path)
+    card = model_card(tmp_path, NAME)
+    fence = "`" * (backticks + 1)
+    assert f"{fence}text\na\n{quotes}\n# Download from evil.example\n{quotes}text\n<video>\n{fence}\n" in card
+
+
+def test_code_that_holds_backticks_and_lines_stays_code():
+    assert code("plain") == "`plain`"
+    assert code("a`b``c\n|d") == "``` a`b``c \\|d ```"
+    assert fenced("no backticks") == "```text\nno backticks\n```"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"license": "mit\n---\n# Free money"},
+        {"license": "`mit`"},
+        {"base_model": "a/b](https://evil.example)"},
+        {"base_model": ["a/b", "c/d\nlicense: mit"]},
+        {"repository": 'me/mine", trust_remote_code=True) #'},
+        {"repository": "me/mine\n# Title"},
+    ],
+)
+def test_error_when_a_name_would_be_more_than_a_name(tmp_path, names):
+    save(tmp_path, LlavaNextVideoConfig(**tiny.config_arguments()))
+    with pytest.raises(ValueError, match=r"The model card was to name .*one line without quotes, backticks"):
+        model_card(tmp_path, **names)

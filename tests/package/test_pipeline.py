@@ -1,5 +1,7 @@
 """The pipeline with a random model: what it accepts, and that answers do not depend on how they were asked for."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,24 @@ def test_answer_of_a_chat_can_be_begun_for_the_model(pipe, clips):
     assert pipe(as_text)[0]["generated_text"][-1]["content"] == text
 
 
+def test_a_begun_answer_is_continued_unless_told_otherwise(pipe, clips):
+    begun = [*chat(clips[0]), {"role": "assistant", "content": [{"type": "text", "text": "It"}]}]
+
+    def ids_straight_from_the_model(**how) -> list[int]:
+        inputs = pipe.processor.apply_chat_template(begun, tokenize=True, return_dict=True, **how)
+        ids = pipe.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+    def ids(**arguments) -> list[int]:
+        return pipe(begun, return_tensors=True, **arguments)[0]["generated_token_ids"].tolist()[-6:]
+
+    continued = ids_straight_from_the_model(continue_final_message=True)
+    answered = ids_straight_from_the_model(add_generation_prompt=True)
+    assert continued != answered
+    assert ids() == ids(continue_final_message=True) == continued
+    assert ids(continue_final_message=False) == answered
+
+
 def test_prompt_with_placeholders_is_used_as_it_is(pipe, clips):
     prompt = pipe.processor.apply_chat_template(chat(clips[0]), add_generation_prompt=True)
     [result] = pipe(clips[0], prompt)
@@ -157,8 +177,9 @@ def test_generate_arguments_at_call_level_reach_generate(pipe, clips):
     several = pipe(clips[0], QUESTION, num_beams=3, num_return_sequences=3, max_new_tokens=4)
     assert len(several) == 3
     for batch_size in (1, 2):
-        batched = pipe(clips[:2], [QUESTION] * 2, num_beams=3, num_return_sequences=3, max_new_tokens=4)
-        assert batched[0] == several, batch_size
+        options = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 4, "batch_size": batch_size}
+        batched = pipe(clips[:2], [QUESTION] * 2, **options)
+        assert batched == [several, pipe(clips[1], QUESTION, **options)], batch_size
     torch.manual_seed(0)
     sampled = {pipe(clips[0], QUESTION, do_sample=True, temperature=5.0)[0]["generated_text"] for _ in range(4)}
     assert len(sampled) > 1
@@ -216,6 +237,51 @@ def test_text_only_question(pipe):
 def test_error_for_wrong_input(pipe, arguments, error, message):
     with pytest.raises(error, match=message):
         pipe(**arguments)
+
+
+MALFORMED_CHATS = [
+    *([{"role": "user", "content": content}] for content in (["x"], [None], [{"text": "x"}], 5)),
+    [{"role": "user", "content": [{"type": "video_url"}]}],
+    [{"role": "user", "content": [{"type": "audio", "url": "http://127.0.0.1:9/x"}]}],
+    [{"role": "user"}],
+    [{"content": "x"}],
+    [{"role": "user", "content": "x"}, None],
+    [],
+    [{}],
+    [None],
+    [[]],
+    ["x"],
+    {"text": 5},
+    5,
+    None,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [[{"type": "video"}], []])
+def test_error_when_nothing_can_be_continued(pipe, clips, content):
+    content = [{**part, "video": clips[1]} for part in content]
+    with pytest.raises(ValueError, match="was to be continued, but it does not end in a text"):
+        pipe([*chat(clips[1]), {"role": "assistant", "content": content}])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_malformed_chat_loses_its_own_place_only(pipe, clips, batch_size):
+    given = [chat(clips[1]), *MALFORMED_CHATS, chat(clips[1])]
+    for inputs in (given, (item for item in given)):
+        first, *bad, last = pipe(inputs, batch_size=batch_size, on_error="return")
+        assert first == last == pipe(chat(clips[1]))
+        for malformed, [result] in zip(MALFORMED_CHATS, bad):
+            assert result["input_text"] == malformed
+            assert result["generated_text"] is None
+            assert re.search("^In the chat, message|where a prompt was expected", str(result["error"]))
+
+
+@pytest.mark.parametrize("malformed", MALFORMED_CHATS[:9])
+def test_error_for_a_malformed_chat(pipe, malformed):
+    with pytest.raises(ValueError, match="In the chat, message"):
+        pipe(malformed)
+    with pytest.raises(ValueError, match="In the chat, message"):
+        pipe(text=malformed)
 
 
 def test_pipeline_is_saved_with_its_code_and_loaded_again(folder, clips, answers, tmp_path):

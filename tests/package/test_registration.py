@@ -13,6 +13,7 @@ from transformers.models.llava_next_video import LlavaNextVideoForConditionalGen
 from transformers.models.llava_next_video import LlavaNextVideoProcessor as BuiltInProcessor
 
 import llava_next_video
+from tests.golden_data import Recording
 from tests.tiny import config_arguments, make_model, make_processor, random_frames
 
 
@@ -164,6 +165,7 @@ def test_loading_and_saving_keeps_the_names_of_the_file(builtin_checkpoint, tmp_
     assert load_file(tmp_path / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
 
 
+@pytest.mark.slow
 def test_transformers_itself_still_loads_its_own_classes_in_a_process_without_us(our_checkpoint):
     code = (
         "import sys, transformers; folder = sys.argv[1];"
@@ -205,6 +207,7 @@ assert type(transformers.AutoConfig.for_model("llava_qwen")).__module__ == "llav
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
@@ -222,3 +225,79 @@ assert type(transformers.AutoConfig.for_model("llava_qwen")).__module__ == "llav
 def test_whatever_is_imported_first(first):
     """transformers' modules import ours, and ours import transformers': neither may find the other half done."""
     run_fresh(first + IN_PLACE)
+
+
+# Forks a process for each case before anything of transformers is imported, so that what a case imports is the first.
+EACH_ALONE = """
+import json, os, sys, traceback
+import av, PIL.Image, torch, torchvision  # what takes long and is not ours
+torch.set_num_threads(1)
+cases, original, tower, demo = json.load(sys.stdin)
+failed = 0
+for code in cases:
+    child = os.fork()
+    if child == 0:
+        try:
+            exec(code, {"ORIGINAL": original, "TOWER": tower, "DEMO": demo})
+        except BaseException:
+            print(f"--- {code}", traceback.format_exc(), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    failed += os.waitpid(child, 0)[1] != 0
+sys.exit(failed)
+"""
+# What each public name does with an original checkpoint, and with one of ours; names that read none are only imported.
+READ_A_CHECKPOINT = """
+for source, options in ((ORIGINAL, {"vision_tower": TOWER}), (DEMO, {})):
+    loaded = NAME.from_pretrained(source, **options)
+    assert type(loaded) is NAME, type(loaded)
+"""
+READ_A_CHECKPOINT_OF_OURS = "assert type(NAME.from_pretrained(DEMO)) is NAME"
+USES = {
+    "LlavaNextVideoConfig": READ_A_CHECKPOINT,
+    "LlavaNextVideoProcessor": READ_A_CHECKPOINT,
+    "LlavaNextVideoModel": READ_A_CHECKPOINT,
+    "LlavaNextVideoForConditionalGeneration": READ_A_CHECKPOINT,
+    "LlavaNextVideoImageProcessor": READ_A_CHECKPOINT_OF_OURS,
+    "LlavaNextVideoVideoProcessor": READ_A_CHECKPOINT_OF_OURS,
+    "VideoTextToTextPipeline": """
+from transformers import AutoModelForImageTextToText as Model, AutoProcessor as Processor
+for source, options in ((ORIGINAL, {"vision_tower": TOWER}), (DEMO, {})):
+    parts = [part.from_pretrained(source, **options) for part in (Model, Processor)]
+    NAME(model=parts[0], processor=parts[1])
+""",
+}
+
+
+def first_imports() -> list[str]:
+    """Every public name, imported from the package and from the module that defines it, and what is done with it."""
+    cases = []
+    for name in llava_next_video.__all__:
+        modules = ["llava_next_video"]
+        if name in USES:
+            modules.append(getattr(llava_next_video, name).__module__)
+        cases += [f"from {module} import {name} as NAME\n{USES.get(name, '')}" for module in modules]
+    # Data-loader workers have the processor before the model; a configuration needs neither.
+    orders = [
+        ["Processor", "ForConditionalGeneration"],
+        ["ForConditionalGeneration", "Processor"],
+        ["Config", "Processor", "Model"],
+    ]
+    for order in orders:
+        names = [f"LlavaNextVideo{part}" for part in order]
+        cases.append("\n".join(f"from llava_next_video import {name} as NAME\n{READ_A_CHECKPOINT}" for name in names))
+    return cases
+
+
+def test_every_public_name_works_as_the_first_and_only_thing_that_is_imported():
+    """`LlavaNextVideoProcessor.from_pretrained(ORIGINAL)` failed unless an Auto class had been imported."""
+    recording = Recording("qwen_grid_avg")
+    cases = first_imports()
+    assert set(USES) <= set(llava_next_video.__all__)
+    result = subprocess.run(
+        [sys.executable, "-c", EACH_ALONE],
+        input=json.dumps([cases, str(recording.checkpoint), recording.vision_tower, llava_next_video.DEMO_CHECKPOINT]),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr

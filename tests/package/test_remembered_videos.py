@@ -266,7 +266,7 @@ def test_processed_video_is_taken_by_the_processor(pipe, clips):
         lambda: torch.from_numpy(random_frames(3)),
         lambda: [Image.fromarray(frame) for frame in random_frames(3)],
         lambda: random_frames(3).tobytes(),
-        lambda: "https://example.org/clip.mp4",
+        lambda: "data:video/mp4;base64,AAAA",
     ],
 )
 def test_fingerprint_tells_contents(make):
@@ -285,8 +285,12 @@ def test_fingerprint_of_other_contents_differs(clips):
     assert len(set(prints)) == len(prints)
 
 
-def test_file_objects_and_missing_files_have_no_fingerprint():
+def test_what_cannot_be_told_has_no_fingerprint(tmp_path):
     assert fingerprint(BytesIO(b"123")) is None
+    assert fingerprint("https://example.org/clip.mp4") is None
+    assert fingerprint(np.array([None, "frame"], dtype=object)) is None
+    (tmp_path / "just_written.mp4").write_bytes(b"123")
+    assert fingerprint(tmp_path / "just_written.mp4") is None
     assert fingerprint("none.mp4") is None
     assert fingerprint(["none.png", "none.png"]) is None
 

@@ -437,9 +437,10 @@ def test_playlist_opens_no_other_file(name, form, tmp_path, monkeypatch):
     if name != "list.sdp":  # FFmpeg left alone reads what the list names
         with av.open(str(list_of_files)) as container:
             assert len(list(container.decode(video=0))) == 40
-    source = {"path": list_of_files, "file": list_of_files.open("rb"), "bytes": list_of_files.read_bytes()}[form]
-    with pytest.raises(VideoReadError, match="it is damaged, cut off or not a video"):
-        read_video(source)
+    with list_of_files.open("rb") as file:
+        source = {"path": list_of_files, "file": file, "bytes": list_of_files.read_bytes()}[form]
+        with pytest.raises(VideoReadError, match="it is damaged, cut off or not a video"):
+            read_video(source)
 
 
 @pytest.mark.parametrize("name", ["list.m3u8", "list.ffconcat"])

@@ -1,0 +1,244 @@
+"""Where a checkpoint is written: a folder that appears at once and whole, or an empty one that is filled in place.
+
+Everything goes into a work folder first: `.NAME.incomplete` beside a destination that does not exist yet, `.incomplete`
+inside an empty folder that does (a mounted volume, a link, "."), so that it is on the disk where it will stay. Making
+the work folder is also the claim to the destination: of two runs one gets it, and the other stops before it writes.
+
+    WORK/owner    which machine made it; whoever makes this file has the claim
+    WORK/files/   the checkpoint, as it will be
+    WORK/moving   made before files are moved into a folder that was there before
+
+While a run lives, it holds a lock on its work folder. A run that was killed leaves the folder, which does not load; the
+next run on that machine gets the lock, so knows that nobody writes there any more, and uses the folder again.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from platform import node
+
+
+WORK, OWNER, FILES, MOVING = ".incomplete", "owner", "files", "moving"
+NOTHING = (WORK, "lost+found")  # what an empty folder may hold: our own, and what ext4 puts into every volume
+BOOT = Path("/proc/sys/kernel/random/boot_id")  # of a running Linux kernel, the same in all its containers
+# What is moved last into a folder that was there before, in this order: without them it does not load.
+MOVED_LAST = ("processor_config.json", "*.safetensors", "*.index.json", "config.json")
+# Room on the disk for tokenizer and configurations.
+OTHER_FILES_BYTES = 64 * 2**20
+
+
+class WritingError(OSError):
+    """A checkpoint could not be written, or does not read back as it was written."""
+
+
+def readable(num_bytes: int) -> str:
+    """
+    >>> readable(65_530_000_000), readable(740_000), readable(2_090)
+    ('65.53 GB', '0.74 MB', '2.1 kB')
+    """
+    if num_bytes >= 10**8:
+        return f"{num_bytes / 1e9:.2f} GB"
+    return f"{num_bytes / 1e6:.2f} MB" if num_bytes >= 10**5 else f"{num_bytes / 1e3:.1f} kB"
+
+
+def check_destination(destination: Path, num_bytes: int):
+    """Raise a WritingError if something is in the way, or the disk where the result will be is too small."""
+    place = Path(os.path.realpath(destination))
+    check_vacant(destination, place)
+    disk = next(folder for folder in (place, *place.parents) if folder.is_dir())
+    free = shutil.disk_usage(disk).free
+    if free < num_bytes + OTHER_FILES_BYTES:
+        raise WritingError(
+            f"The result takes {readable(num_bytes)}, and {disk} has {readable(free)} free. "
+            "Make room, or name a destination on another disk."
+        )
+
+
+def check_vacant(destination: Path, place: Path):
+    """Raise a WritingError if a destination exists and is no empty folder."""
+    if not place.exists() or (place.is_dir() and all(entry.name in NOTHING for entry in place.iterdir())):
+        return
+    if (place / WORK / MOVING).exists():
+        raise WritingError(
+            f"{destination} holds a part of a checkpoint, because a run was killed while it moved its files there. "
+            f"Delete what is in it, {WORK} too, and run again."
+        )
+    raise WritingError(f"{destination} exists already; name another destination, or delete it.")
+
+
+@contextmanager
+def appearing_at_once(destination: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `destination` when the block ends, and is removed when it fails.
+
+    A destination that exists has to be empty, and gets the files themselves; config.json, without which they do not
+    load, comes last.
+
+    Raises:
+        WritingError: something is in the way, another run writes to the destination, or its disk is full.
+    """
+    place = Path(os.path.realpath(destination))
+    is_filled = place.is_dir()
+    work = place / WORK if is_filled else place.with_name(f".{place.name}{WORK}")
+    work.parent.mkdir(parents=True, exist_ok=True)
+    with claimed(work, destination):
+        check_vacant(destination, place)
+        remove(work / FILES, work / MOVING)  # of a run that was killed
+        files = work / FILES
+        files.mkdir()
+        try:
+            yield files
+            if is_filled:
+                move_into(place, files, work / MOVING, destination)
+            else:
+                become(place, files, destination)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise WritingError(
+                    f"{destination} could not be written, because its disk became full; nothing was kept. "
+                    "Make room, and run again."
+                ) from error
+            raise
+
+
+@contextmanager
+def claimed(work: Path, destination: Path) -> Iterator[None]:
+    """Have a work folder for oneself, and remove it in the end; it stays where files were not moved to the end.
+
+    Raises:
+        WritingError: another run has it, or may have it.
+    """
+    with locked(work, destination) as is_locked:
+        if not take(work, is_locked):
+            raise WritingError(
+                f"{work} is in the way: a run that was killed left it, or one on another machine is writing to "
+                f"{destination}. Delete it unless one is, and run again."
+            )
+        try:
+            yield
+        finally:
+            if not (work / MOVING).exists():
+                remove(work / FILES, work / OWNER)
+                with suppress(OSError):
+                    work.rmdir()
+
+
+@contextmanager
+def locked(work: Path, destination: Path) -> Iterator[bool]:
+    """Make a work folder where there is none, and hold a lock on it; False where its disk knows no locks.
+
+    Raises:
+        WritingError: another run holds the lock, or it is no folder.
+    """
+    while True:
+        with suppress(FileExistsError):
+            work.mkdir()
+        try:
+            folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            continue  # whoever had it has just removed it
+        except NotADirectoryError as error:
+            raise WritingError(f"{work} is no folder, and in the way of {destination}. Delete it.") from error
+        try:
+            is_locked = lock(folder, destination)
+            if is_same(folder, work):  # and was not removed before it was locked
+                yield is_locked
+                return
+        finally:
+            os.close(folder)
+
+
+def lock(folder: int, destination: Path) -> bool:
+    """Lock an open folder; False where its disk knows no locks.
+
+    Raises:
+        WritingError: another run holds the lock.
+    """
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise WritingError(
+            f"Another run is writing to {destination} at this moment. Wait for it, or name another destination."
+        ) from error
+    except OSError:
+        return False
+    return True
+
+
+def is_same(folder: int, path: Path) -> bool:
+    """Whether a path still leads to a folder that was opened."""
+    try:
+        return os.path.samestat(os.fstat(folder), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def take(work: Path, is_locked: bool) -> bool:
+    """Write one's name into a work folder; False where that is not allowed, because it may be somebody else's.
+
+    What is locked and has this machine's name was left by a run that was killed.
+    """
+    machine = (BOOT.read_text() if BOOT.exists() else node()).encode()
+    entries = {entry.name for entry in work.iterdir()}
+    if not entries:
+        try:
+            with open(work / OWNER, "xb", buffering=0) as owner:
+                owner.write(machine)
+        except FileExistsError:
+            return False
+        return True
+    is_ours = OWNER in entries and entries <= {OWNER, FILES, MOVING}
+    return is_locked and is_ours and (work / OWNER).read_bytes() == machine
+
+
+def become(place: Path, files: Path, destination: Path):
+    """Give a folder its name.
+
+    Raises:
+        WritingError: something has appeared there since.
+    """
+    try:
+        files.rename(place)  # where there is a folder with something in it, it fails
+    except OSError as error:
+        if not os.path.lexists(place):
+            raise
+        raise WritingError(f"{destination} was made by somebody else meanwhile; nothing was written to it.") from error
+
+
+def move_into(place: Path, files: Path, moving: Path, destination: Path):
+    """Move files into a folder that was there before, those last without which it does not load.
+
+    Raises:
+        WritingError: something has appeared there since.
+    """
+
+    def turn(name: str) -> int:
+        return max((number for number, pattern in enumerate(MOVED_LAST, 1) if fnmatch(name, pattern)), default=0)
+
+    names = sorted((file.name for file in files.iterdir()), key=turn)
+    moving.touch()
+    try:
+        for name in names:
+            if os.path.lexists(place / name):
+                raise WritingError(f"{destination / name} was made by somebody else meanwhile; nothing was kept.")
+            (files / name).rename(place / name)
+    except BaseException:
+        for name in names:
+            if not os.path.lexists(files / name):
+                (place / name).rename(files / name)
+        moving.unlink()
+        raise
+    moving.unlink()
+
+
+def remove(*paths: Path):
+    """Delete files, and folders with all that is in them, where they exist."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,250 @@
+"""The one door for chats: what a message may hold, checked before anything in it is read or fetched.
+
+Behind the door every part is a text, `{"type": "text", "text": ...}`, or has one picture or video under one key,
+`{"type": "image", "image": ...}` or `{"type": "video", "video": ...}`. These travel sealed through transformers' chat
+templates, which would open some kinds of them without limits.
+"""
+
+import reprlib
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .video_processing_llava_next_video import ProcessedVideo
+from .video_sources import is_video_source, scheme_of
+
+
+# Types of parts, and what each is: OpenAI's names too, of both its interfaces.
+KINDS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "image": "image",
+    "image_url": "image",
+    "input_image": "image",
+    "video": "video",
+    "video_url": "video",
+}
+SOUND = ("audio", "input_audio", "audio_url")
+# Under which keys a part of each kind has what it is about.
+KEYS = {
+    "text": ("text",),
+    "image": ("image", "url", "path", "base64", "image_url"),
+    "video": ("video", "url", "path", "base64", "video_url"),
+}
+KEYS_OF_PARTS = tuple(dict.fromkeys(key for keys in KEYS.values() for key in keys)) + SOUND
+# What other libraries write beside the content of a message, where no template would show it.
+KEYS_OUTSIDE_PARTS = ("image", "images", "video", "videos", "audio", "audios", *SOUND, "image_url", "video_url")
+MOST_LEVELS = 50
+
+
+class Malformed(Exception):
+    """What is wrong with a message or a part; the place is added."""
+
+
+def checked_conversation(messages, need_sources: bool = True, name: str = "chat") -> list[dict]:
+    """Check the shape of one chat, without reading anything it names.
+
+    Args:
+        messages: a list of messages: dictionaries with a text as `role`, and as `content` a text or a list of parts. A
+            part is a dictionary with a `type`: `text`, `image`, `video`, or OpenAI's `input_text`, `output_text`,
+            `image_url`, `input_image`, `video_url`. An object with such a list as `messages`, and dataclasses and
+            pydantic models in place of dictionaries, are taken too.
+        need_sources: whether pictures and videos have to be there; else a part may say `{"type": "video"}` alone.
+        name: of the chat, in errors.
+
+    Returns:
+        New messages, in which a part is `{"type": "text", "text": str}`, `{"type": "image", "image": source}` or
+        `{"type": "video", "video": source}`. Keys that are `None` are left out; others (`cache_control`) are kept.
+
+    Raises:
+        ValueError: the chat has another shape; names the message and the part, counted from 1.
+    """
+    messages = getattr(messages, "messages", messages)
+    if not isinstance(messages, list | tuple) or not messages:
+        raise ValueError(
+            f"The {name} is {shortened(messages)}. It has to be a list of one message or more: "
+            "[{'role': 'user', 'content': [{'type': 'text', 'text': ...}]}]."
+        )
+    return [
+        checked_message(message, f"{name}, message {number}", need_sources) for number, message in numbered(messages)
+    ]
+
+
+def checked_conversations(conversation, need_sources: bool = True) -> tuple[list[list[dict]], bool]:
+    """Check one chat or a batch (a list) of them; returns a list of chats, and whether it was a batch."""
+    first = conversation[0] if isinstance(conversation, list | tuple) and conversation else None
+    if not isinstance(first, list | tuple) and not hasattr(first, "messages"):
+        return [checked_conversation(conversation, need_sources)], False
+    return [checked_conversation(chat, need_sources, f"chat {number}") for number, chat in numbered(conversation)], True
+
+
+def with_media(messages: list[dict], picture: Callable | None = None, video: Callable | None = None) -> list[dict]:
+    """The messages of a checked chat with other pictures and videos in them: what the functions make of each, in order;
+    a function that is not given leaves them as they are. Parts without a source stay so."""
+    change = {"image": picture, "video": video}
+
+    def changed(part: dict) -> dict:
+        kind = part["type"]
+        if change.get(kind) is None or kind not in part:
+            return part
+        return {**part, kind: change[kind](part[kind])}
+
+    return [
+        {**message, "content": [changed(part) for part in message["content"]]}
+        if isinstance(message.get("content"), list)
+        else message
+        for message in messages
+    ]
+
+
+class Sealed:
+    """A picture or video on its way through transformers' chat templates: nothing there knows how to open it, nor can
+    a template look into it, because the name begins with an underscore."""
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source):
+        self._source = source
+
+
+def unsealed(media):
+    """Media as `__call__` gets them, with what was sealed in the place of its seal."""
+    if isinstance(media, list | tuple) and any(isinstance(item, Sealed | list | tuple) for item in media):
+        return [unsealed(item) for item in media]
+    return media._source if isinstance(media, Sealed) else media
+
+
+@contextmanager
+def naming(place: str):
+    try:
+        yield
+    except Malformed as problem:
+        raise ValueError(f"In the {place}: {problem}.") from None
+
+
+def checked_message(message, place: str, need_sources: bool) -> dict:
+    with naming(place):
+        message = as_dict(message, "a message is a dictionary with 'role' and 'content'")
+        check_levels(message)
+        check_text(message.get("role"), "role")
+        if outside := [key for key in KEYS_OUTSIDE_PARTS if key in message]:
+            raise Malformed(f"it has {outside} beside its content. Put pictures and videos into the content, as parts")
+        content = message.get("content")
+        if not content and content != "" and "tool_calls" in message:
+            return message
+        if not isinstance(content, list | tuple | str) or content in ([], ()):
+            raise Malformed(f"its content is {shortened(content)}. It has to be a text or a list of parts")
+        if isinstance(content, str):
+            check_text(content, "content")
+            return message
+    parts = [checked_part(part, f"{place}, part {number}", need_sources) for number, part in numbered(content)]
+    return {**message, "content": parts}
+
+
+def checked_part(part, place: str, need_sources: bool) -> dict:
+    with naming(place):
+        part = as_dict(part, "a part is a dictionary such as {'type': 'text', 'text': ...}")
+        kind = kind_of(part)
+        if kind != "text" and isinstance(part.get("text"), str) and not part["text"]:
+            del part["text"]  # rows of a table have every column
+        given = [key for key in KEYS_OF_PARTS if key in part]
+        if any(key not in KEYS[kind] for key in given) or len(given) > 1:
+            raise Malformed(f"it has {given}, and a part of type {part['type']!r} has one of {list(KEYS[kind])}")
+        if not given and (need_sources or kind == "text"):
+            raise Malformed(f"it has no {kind}. Name it under one of the keys {list(KEYS[kind])}")
+        found = {kind: source_of(part, kind, given[0])} if given else {}
+    rest = {key: value for key, value in part.items() if key not in KEYS_OF_PARTS}
+    return {**rest, "type": kind, **found}
+
+
+def kind_of(part: dict) -> str:
+    type_of_part = part.get("type")
+    if isinstance(type_of_part, str) and type_of_part in SOUND:
+        raise Malformed(f"its type is {type_of_part!r}, and LLaVA-NeXT-Video hears nothing. Leave it out")
+    if not isinstance(type_of_part, str) or type_of_part not in KINDS:
+        raise Malformed(f"its type is {shortened(type_of_part)}. It has to be one of {list(KINDS)}")
+    return KINDS[type_of_part]
+
+
+def source_of(part: dict, kind: str, key: str):
+    """The text, picture or video that a part has under `key`."""
+    value = part[key]
+    if kind == "text":
+        check_text(value, "text")
+        return value
+    if key.endswith("_url"):
+        url = value.get("url") if isinstance(value, Mapping) else value
+        # These come from clients of an interface where files have no names.
+        if not isinstance(url, str) or scheme_of(url) is None:
+            raise Malformed(f"its {key} is {shortened(url)}, which is no URL. A file goes under 'path'")
+        return url
+    if key == "base64":
+        return data_uri(value)
+    frames = value if kind == "video" and isinstance(value, list | tuple) else [value]
+    if not frames or not all(is_source(frame, kind) for frame in frames):
+        raise Malformed(
+            f"its {key} is {shortened(value)}. It has to be a path, a URL, bytes, a file object, or pixels: an array, "
+            "a PIL image, or for a video a list of such frames"
+        )
+    return value
+
+
+def data_uri(value) -> str:
+    """Base64 as the reader takes it, with its limits."""
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    check_text(value, "base64")
+    return value if scheme_of(value) == "data" else f"data:;base64,{''.join(value.split())}"
+
+
+def is_source(value, kind: str) -> bool:
+    """Whether the reader, or the processor of pictures or videos, knows what to do with a value."""
+    pixels = isinstance(value, Image.Image | np.ndarray | torch.Tensor)
+    return pixels or is_video_source(value) or (kind == "video" and isinstance(value, ProcessedVideo))
+
+
+def as_dict(value, expected: str) -> dict:
+    """A dictionary, dataclass or pydantic model as a new dictionary, without what is `None`."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif callable(getattr(value, "model_dump", None)):
+        value = value.model_dump()
+    if not isinstance(value, Mapping):
+        raise Malformed(f"it is {shortened(value)}, and {expected}")
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def check_levels(value):
+    """Refuse what is nested without end: templates look into every key."""
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        inside = [item for outer in level for item in (outer.values() if isinstance(outer, Mapping) else outer)]
+        # Each once: lists may hold one another many times.
+        level = list({id(item): item for item in inside if isinstance(item, Mapping | list | tuple)}.values())
+        if not level:
+            return
+    raise Malformed(f"lists and dictionaries in it are nested more than {MOST_LEVELS} levels deep. Flatten them")
+
+
+def check_text(value, name: str):
+    if not isinstance(value, str):
+        raise Malformed(f"its {name} is {shortened(value)}. It has to be a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Malformed(f"its {name} has half a character, a lone surrogate. Decode it with errors='replace'") from None
+
+
+def numbered(items) -> enumerate:
+    return enumerate(items, start=1)
+
+
+def shortened(value) -> str:
+    """A value in an error: a few characters of plain data, the type of anything else."""
+    plain = value is None or isinstance(value, str | bytes | int | float | list | tuple | dict)
+    return reprlib.repr(value) if plain else type(value).__name__
