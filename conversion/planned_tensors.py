@@ -113,16 +113,13 @@ def expected_shapes(config: LlavaNextVideoConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of our model's weights; nothing is allocated.
 
     Raises:
-        CheckpointError: a weight would be larger than any memory.
+        CheckpointError: there can be no such weights.
     """
     try:
         with torch.device("meta"):
             model = LlavaNextVideoForConditionalGeneration(config)
-    except (RuntimeError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError) as error:
-        reason = str(error).splitlines() or [repr(error)]
-        raise CheckpointError(
-            f"The configuration asks for weights that cannot exist: {reason[0]}. It is damaged."
-        ) from error
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]
