@@ -22,7 +22,7 @@ import pytest
 
 from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError, read_video
 from llava_next_video.processing import video_sources
-from llava_next_video.processing.video_reading import read_picture
+from llava_next_video.processing.pictures import read_picture
 from llava_next_video.processing.video_sources import is_own, is_public, open_source
 from tests.tiny import number_of, write_video
 
