@@ -10,6 +10,7 @@ from PIL import Image
 
 from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoLimitError, VideoReadError, read_video
 from tests.attacks import Attack, pictures
+from tests.attacks.__main__ import status
 
 
 LIMITS = ReadingLimits(max_frame_pixels=2**22, max_result_bytes=2**28, max_frames=10_000, max_decode_seconds=5)
@@ -64,6 +65,23 @@ def animation(kind: str, num_frames: int, side: int) -> bytes:
     return file.getvalue()
 
 
+def memory_is_as_documented():
+    """The arithmetic of docs/guides/untrusted_videos.md, for a video and for a picture as thin as may be."""
+    pixels, result = 2**22, 2**26
+    limits = ReadingLimits(max_frame_pixels=pixels, max_result_bytes=result)
+    for name, source, bound in (
+        ("video", thin(1024, 1024), 100 * pixels + 8192 * limits.max_packet_units + result + 24 * pixels + 8 * result),
+        ("picture", pictures.png(4, 4 * 4 * pixels // 336**2), 24 * pixels + 8 * result),
+    ):
+        processor = LlavaNextVideoVideoProcessor(**pictures.SQUARE)
+        processor.limits = limits
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forget the highest VmRSS so far
+        processor([source], num_frames=20)
+        taken = status("VmHWM") - before
+        assert taken <= bound, f"a {name} took {taken} bytes where {bound} are documented"
+
+
 def attacks(folder: Path) -> list[Attack]:
     processor = LlavaNextVideoVideoProcessor(**pictures.SQUARE)
     processor.limits = LIMITS
@@ -89,6 +107,7 @@ def attacks(folder: Path) -> list[Attack]:
     at = giant.index(b"\xff\xc0") + 5
     giant[at : at + 4] = b"\xff\xff\xff\xff"
     return [
+        Attack("as large as the limits allow", memory_is_as_documented, None),  # first: it resets what was measured
         *(
             Attack(name, partial(read_video, data, limits=LIMITS), VideoReadError, "max_packet_units|not a video", 10)
             for name, data in floods.items()
