@@ -118,8 +118,8 @@ def expected_shapes(config: LlavaNextVideoConfig) -> dict[str, tuple[int, ...]]:
     try:
         with torch.device("meta"):
             model = LlavaNextVideoForConditionalGeneration(config)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CheckpointError(f"A model with this configuration cannot be made: {error or repr(error)}") from error
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]

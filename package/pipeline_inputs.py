@@ -96,8 +96,8 @@ def ends_with_assistant(messages: list[dict]) -> bool:
 
 
 def ends_in_text(messages: list[dict]) -> bool:
-    content = messages[-1].get("content")
-    return isinstance(content, str) or (bool(content) and content[-1]["type"] == "text")
+    content = messages[-1].get("content")  # none beside calls of tools
+    return isinstance(content, str) or (content is not None and content[-1]["type"] == "text")
 
 
 def with_prompt(prompt: str | list[dict], answer: str, continue_final_message: bool | None) -> str | list[dict]:

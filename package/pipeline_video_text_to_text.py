@@ -207,7 +207,7 @@ class VideoTextToTextPipeline(Pipeline):
         generate_kwargs = {**(generate_kwargs or {}), **kwargs}
         if own := sorted(OWN_ARGUMENTS & generate_kwargs.keys()):
             raise ValueError(
-                f"The pipeline got {own}, which it makes itself of the videos and the question. Leave them out; which "
+                f"The pipeline got {own}, which it makes itself of the video and the question. Leave them out; which "
                 "features of the vision tower are used is said in model.config. Or call model.generate."
             )
         if "stop_strings" in generate_kwargs:

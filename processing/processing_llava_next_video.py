@@ -265,8 +265,8 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             )
         except TemplateError as error:
             raise ValueError(
-                f"The chat template cannot write this chat: {error}. Send messages in the roles and the order that the "
-                "checkpoint was trained with."
+                f"The chat template cannot write this chat: {str(error).rstrip('.')}. Send messages in the roles and "
+                "the order that the checkpoint was trained with."
             ) from error
 
     def get_text_with_replacements(

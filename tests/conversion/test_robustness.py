@@ -15,7 +15,6 @@ from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
-import jinja2
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -377,7 +376,7 @@ DEEP = "[" * 10**5
         ("tokenizer.json", lambda file: file.write_text(DEEP), "The settings of .* cannot be used: "),
         ("config.json", change_config(rope_scaling="x"), "cannot be used: AttributeError"),
         ("config.json", change_config(rope_scaling={"type": "linear"}), ""),
-        ("config.json", change_config(num_hidden_layers="5"), "cannot be used: TypeError"),
+        ("config.json", change_config(num_hidden_layers="5"), "num_hidden_layers is '5'; more than"),
         ("config.json", change_config(max_position_embeddings=None), "cannot be used: TypeError"),
         ("config.json", change_config(_name_or_path=7), ""),
         ("config.json", change_config(model_type=["a"]), "cannot be used: TypeError"),
@@ -385,7 +384,7 @@ DEEP = "[" * 10**5
         ("config.json", change_config(mm_spatial_pool_mode=["max"]), "cannot be used"),
         ("config.json", change_config(mm_newline_position="x"), "cannot be used: StrictDataclass.* got x"),
         ("config.json", change_config(mm_pooling_position="x"), "cannot be used: KeyError: 'x'"),
-        ("config.json", change_config(hidden_act="x"), "asks for weights that cannot exist: 'x'"),
+        ("config.json", change_config(hidden_act="x"), "asks for weights that cannot exist: KeyError: 'x'"),
         ("config.json", change_config(vocab_size="many"), "cannot be used: TypeError"),
         ("config.json", change_config(add_faster_video=True), "cannot be used: KeyError: 'faster_token_stride'"),
         ("config.json", change_config(torch_dtype="float99"), ""),
@@ -456,7 +455,7 @@ def test_evil_chat_template_runs_no_code(tmp_path):
     processor.chat_template = "{{ cycler.__init__.__globals__.os.mkdir('%s') }}" % (tmp_path / "template-was-here")
     processor.save_pretrained(tmp_path / "evil")
     evil = AutoProcessor.from_pretrained(tmp_path / "evil")
-    with pytest.raises(jinja2.exceptions.SecurityError):
+    with pytest.raises(ValueError, match=r"cannot write this chat: access to attribute '__init__' .* is unsafe"):
         evil.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "What?"}]}])
     assert not (tmp_path / "template-was-here").exists()
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from transformers import GenerationConfig, TextStreamer
 
@@ -88,6 +90,24 @@ def make_checkpoint(name: str):
     return model, make_processor(config)
 
 
+def add_adapter(model, name: str, seed: int):
+    """Put a random LoRA adapter into a model and switch it on. (`model.add_adapter` of transformers 5.24 asks for
+    PEFT 0.22, which is not released yet.)"""
+    torch.manual_seed(seed)
+    config = LoraConfig(target_modules=["linear_2", "q_proj"], init_lora_weights=False)
+    inject_adapter_in_model(config, model, adapter_name=name)
+    switch_adapter(model, name)
+
+
+def switch_adapter(model, name: str | None):
+    """Switch to one adapter, or all off."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.enable_adapters(name is not None)
+            if name is not None:
+                module.set_adapter(name)
+
+
 class InTheMiddle(TextStreamer):
     """Stops an answer at its second token."""
 
@@ -109,6 +129,7 @@ class Comparison:
             self.rewrite(clip)
         self.arrays = [random_frames(number, seed=number) for number in (2, 4)]
         self.chat: list[dict] = []
+        self.adapters: list[str] = []
         self.counts, self.errors = Counter(), Counter()
         self.differences: list[str] = []
         self.begin()
@@ -230,18 +251,14 @@ class Comparison:
             weight.data.mul_(scale)
 
     def change_adapter(self):
-        from peft import LoraConfig
-
-        names = list(getattr(self.model, "peft_config", {}))
+        names = self.adapters
         if len(names) < 2:
-            torch.manual_seed(len(names))
-            config = LoraConfig(target_modules=["q_proj", "linear_2"], init_lora_weights=False)
-            self.model.add_adapter(config, adapter_name=f"a{len(names)}")
+            names.append(f"a{len(names)}")
+            add_adapter(self.model, names[-1], seed=len(names))
         elif self.random.random() < 0.3:
-            self.model.disable_adapters()
+            switch_adapter(self.model, None)
         else:
-            self.model.enable_adapters()
-            self.model.set_adapter(self.random.choice(names))
+            switch_adapter(self.model, self.random.choice(names))
 
     def change_newlines(self):
         with torch.no_grad():

@@ -6,7 +6,6 @@ import threading
 import pytest
 import torch
 import transformers
-from peft import LoraConfig
 from PIL import Image
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 
@@ -14,7 +13,14 @@ from llava_next_video import ReadingLimits
 from llava_next_video.model_state import ModelState
 from llava_next_video.remembered_videos import fingerprint, key_of
 from llava_next_video.reuse_rule import OF_SINGLE_TOKENS, OF_WHOLE_PROMPTS, has_plain_cache, may_reuse
-from tests.package.fresh_or_remembered import DEMO, LANGUAGE_MODELS, compare, make_checkpoint
+from tests.package.fresh_or_remembered import (
+    DEMO,
+    LANGUAGE_MODELS,
+    add_adapter,
+    compare,
+    make_checkpoint,
+    switch_adapter,
+)
 from tests.tiny import random_frames, write_video
 
 
@@ -128,17 +134,13 @@ def test_adapters_and_weights_belong_to_what_is_remembered(checkpoint, clip):
         with torch.no_grad():
             projector.mul_(-1)
 
-    def add_adapter(name, seed):
-        torch.manual_seed(seed)
-        model.add_adapter(LoraConfig(target_modules=["linear_2", "q_proj"], init_lora_weights=False), adapter_name=name)
-
     for change in (
         in_place,
         lambda: projector.data.mul_(3),
-        lambda: add_adapter("one", 1),
-        lambda: add_adapter("two", 2),
-        lambda: model.set_adapter("one"),
-        model.disable_adapters,
+        lambda: add_adapter(model, "one", seed=1),
+        lambda: add_adapter(model, "two", seed=2),
+        lambda: switch_adapter(model, "one"),
+        lambda: switch_adapter(model, None),
         lambda: model.to(torch.bfloat16),
         lambda: model.to(torch.float32),
     ):

@@ -1,5 +1,6 @@
 """What the pipeline keeps of videos: that it spares the work, that answers stay the same, and that it is bounded."""
 
+import time
 from io import BytesIO
 
 import numpy as np
@@ -64,7 +65,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    return [str(write_video(folder / f"{n}.mp4", num_frames=n)) for n in (9, 5, 12)]
+    clips = [str(write_video(folder / f"{n}.mp4", num_frames=n)) for n in (9, 5, 12)]
+    time.sleep(0.1)  # a file that was written a moment ago is not remembered
+    return clips
 
 
 @pytest.fixture
