@@ -86,10 +86,14 @@ class LlavaNextVideoModelOutputWithPast(BaseModelOutputWithPast):
     Args:
         image_hidden_states (`torch.Tensor` of shape (N, D), *optional*): image tokens put into the prompt, all images.
         video_hidden_states (`torch.Tensor` of shape (N, D), *optional*): video tokens put into the prompt, all videos.
+        image_outputs, video_outputs (`BaseModelOutputWithPooling`, *optional*): what they come from, as the feature
+            getters return it.
     """
 
     image_hidden_states: torch.Tensor | None = None
     video_hidden_states: torch.Tensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
+    video_outputs: BaseModelOutputWithPooling | None = None
 
 
 @dataclass
@@ -101,11 +105,14 @@ class LlavaNextVideoCausalLMOutputWithPast(CausalLMOutputWithPast):
         logits (`torch.Tensor` of shape (B, L, vocabulary)): scores before the softmax.
         past_key_values (`Cache`, *optional*): keys and values of the sequence so far; `cache` since transformers 5.24.
         hidden_states, attentions (`tuple`, *optional*): of the language model, when asked for.
-        image_hidden_states, video_hidden_states: as in [`LlavaNextVideoModelOutputWithPast`].
+        image_hidden_states, video_hidden_states, image_outputs, video_outputs: as in
+            [`LlavaNextVideoModelOutputWithPast`].
     """
 
     image_hidden_states: torch.Tensor | None = None
     video_hidden_states: torch.Tensor | None = None
+    image_outputs: BaseModelOutputWithPooling | None = None
+    video_outputs: BaseModelOutputWithPooling | None = None
 
 
 class LlavaNextVideoPooler(nn.Module):
@@ -459,7 +466,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
                 tokens = torch.cat(tuple(features[modality].pooler_output)).to(embeddings)
                 check_placeholders(mask, tokens, modality)
                 embeddings = embeddings.masked_scatter(mask[..., None].to(embeddings.device), tokens)
-                merged[f"{modality}_hidden_states"] = tokens
+                merged |= {f"{modality}_hidden_states": tokens, f"{modality}_outputs": features[modality]}
             elif input_ids is not None:
                 check_nothing_is_missing(input_ids == token_id, past_key_values, modality)
 
@@ -649,6 +656,8 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
             **{CACHE: getattr(outputs, CACHE)},
             image_hidden_states=outputs.image_hidden_states,
             video_hidden_states=outputs.video_hidden_states,
+            image_outputs=outputs.image_outputs,
+            video_outputs=outputs.video_outputs,
         )
 
     @wraps(GenerationMixin.generate)

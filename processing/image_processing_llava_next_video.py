@@ -27,7 +27,7 @@ from .pixel_bounds import MOST_TILES, check_on_the_way, check_settings, largest_
 from .video_sources import LimitsMixin, is_video_source
 
 
-class LlavaNextVideoImagesKwargs(ImagesKwargs, total=False):
+class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
     """
     image_grid_pinpoints (`list[list[int]]`): sizes (height, width) in pixels that an image may be padded to.
     image_aspect_ratio (`str`): `"anyres"`, `"anyres_max_N"`, `"pad"` or `"square"`, as in the model's config.
@@ -52,7 +52,7 @@ class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
     """
 
     model_input_names = ("pixel_values", "image_sizes")
-    valid_kwargs = LlavaNextVideoImagesKwargs
+    valid_kwargs = LlavaNextVideoImageProcessorKwargs
 
     resample = PILImageResampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN

@@ -81,8 +81,8 @@ def check_settings(limits: ReadingLimits, settings: dict):
         for side in ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width"):
             check_side(f"{name}[{side!r}]", getattr(settings.get(name), side, None), limits)
     factor = settings.get("rescale_factor")
-    if factor is not None and not (is_number(factor) and factor > 0):
-        refuse("rescale_factor", factor, "a number greater than 0; 1/255 for pixels of 0..255")
+    if factor is not None and not (is_number(factor) and factor != 0):
+        refuse("rescale_factor", factor, "a number other than 0; 1/255 for pixels of 0..255")
     for name, least in (("image_mean", -math.inf), ("image_std", 0)):
         values = settings.get(name)
         values = values if isinstance(values, list | tuple) else [] if values is None else [values]

@@ -12,11 +12,11 @@ from transformers.processing_utils import (
 )
 
 from .chat_messages import Sealed, checked_conversation, checked_conversations, unsealed, with_media
-from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImagesKwargs
+from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImageProcessorKwargs
 from .token_counting import image_token_count, video_token_count
 from .video_processing_llava_next_video import (
     LlavaNextVideoVideoProcessor,
-    LlavaNextVideoVideosKwargs,
+    LlavaNextVideoVideoProcessorKwargs,
     ProcessedVideo,
     as_list_of_videos,
 )
@@ -55,8 +55,8 @@ COUNTS = {  # the least, and whether None will do
 
 
 class LlavaNextVideoProcessorKwargs(ProcessingKwargs, total=False):
-    images_kwargs: LlavaNextVideoImagesKwargs
-    videos_kwargs: LlavaNextVideoVideosKwargs
+    images_kwargs: LlavaNextVideoImageProcessorKwargs
+    videos_kwargs: LlavaNextVideoVideoProcessorKwargs
     # transformers 5.20 reads defaults only here; later versions read this too.
     _defaults = {"text_kwargs": {"padding": False}, "common_kwargs": {"return_tensors": "pt"}}  # pyright: ignore
 

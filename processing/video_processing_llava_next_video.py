@@ -62,7 +62,7 @@ class ProcessedVideo:
     metadata: VideoMetadata
 
 
-class LlavaNextVideoVideosKwargs(VideosKwargs, total=False):
+class LlavaNextVideoVideoProcessorKwargs(VideosKwargs, total=False):
     """
     frame_sampling (`str`): how `num_frames` frames are chosen: `"uniform"` from the first to the last frame,
         `"uniform_repeated"` so too, with short videos giving frames more than once, `"fps_capped"` one a second (or
@@ -93,7 +93,7 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
     `processor.video_processor.limits = ReadingLimits(max_decode_seconds=20)`.
     """
 
-    valid_kwargs = LlavaNextVideoVideosKwargs
+    valid_kwargs = LlavaNextVideoVideoProcessorKwargs
 
     resample = PILImageResampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
