@@ -164,7 +164,7 @@ INDEX = "model.safetensors.index.json"
         (FIRST, headers(a=entry([10**6, 10**12], 0, 8)), "'a' of shape [1000000, 1000000000000] does not take 8 bytes"),
         (FIRST, headers(a=entry([10**30, 0], 0, 0), b=entry([2**46, 4], 0, 8)), "'a' has the impossible shape"),
         (FIRST, headers(a=entry([2**47, 0], 0, 0), b=entry([2**46, 4], 0, 8)), "does not take 8 bytes"),
-        (FIRST, headers(a=entry([1] * 800_000, 0, 8)), "'a' has 800000 dimensions, more than 8"),  # took minutes
+        (FIRST, headers(a=entry([9] * 800_000, 0, 8)), "'a' has 800000 dimensions, more than 8"),  # took minutes
         (FIRST, headers(a=entry([2**48], 0, 8)), "'a' has the impossible shape [281474976710656]"),
         (FIRST, headers(a=entry([2], 0, 8.0)), "'a' of shape [2] does not take 8.0 bytes"),
         (FIRST, headers(a=entry([2], 0.0, 8)), "'a' begins at byte 0.0 behind"),
