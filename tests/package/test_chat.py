@@ -83,3 +83,18 @@ def test_options_reach_the_pipeline(monkeypatch, capsys, tmp_path):
 def test_wrong_path_is_one_line(capsys):
     assert main(["chat", "none.mp4"]) == 1
     assert "error: Could not read the video 'none.mp4': there is no such file." in capsys.readouterr().err
+
+
+def test_the_video_stands_in_the_first_question_alone():
+    asked = []
+
+    def pipe(messages, **_):
+        asked.append(messages)
+        return [{"generated_text": "Yes."}]
+
+    talk = VideoChat(pipe, CLIP)
+    talk.ask("Is it red?")
+    talk.ask("Is it round?")
+    kinds = [[part["type"] for part in message["content"]] for message in asked[1]]
+    assert kinds == [["video", "text"], ["text"], ["text"]]
+    assert len(talk.messages) == 4
