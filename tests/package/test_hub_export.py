@@ -97,12 +97,14 @@ def test_process_without_the_package_answers_the_same(name, request):
     assert got["answer of the pipeline"] == pipe(VIDEO, QUESTION, num_frames=4, **OPTIONS)
 
 
+@pytest.mark.slow
 def test_builtin_refuses_a_recipe_that_it_lacks(demo_elsewhere):
     for name, error in demo_elsewhere["try_the_builtin"].items():
         assert REFUSAL in (error or ""), (name, error)
         assert "spatial_pool_position='after_projector', video_newline_position='grid'" in error
 
 
+@pytest.mark.slow
 def test_builtin_answers_the_same_with_a_recipe_that_it_has(from_hub, from_hub_elsewhere):
     got = from_hub_elsewhere["load_the_builtin"]
     assert got["class"].startswith("transformers.models.")

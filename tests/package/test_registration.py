@@ -289,6 +289,7 @@ def first_imports() -> list[str]:
     return cases
 
 
+@pytest.mark.slow
 def test_every_public_name_works_as_the_first_and_only_thing_that_is_imported():
     """`LlavaNextVideoProcessor.from_pretrained(ORIGINAL)` failed unless an Auto class had been imported."""
     recording = Recording("qwen_grid_avg")
