@@ -172,7 +172,7 @@ def array_values(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     if isinstance(array, np.ndarray) and array.dtype.kind in "buif":
         wide = array.dtype.itemsize > 8  # long double
         array = np.ascontiguousarray(array, dtype=np.float64 if wide else array.dtype.newbyteorder("="))
-        array = torch.as_tensor(array)
+        array = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns of the others
     if isinstance(array, np.ndarray) or array.is_complex():
         raise ValueError(
             f"A picture was given as an array of {array.dtype}, which has no brightness. Pass uint8 of 0..255."
