@@ -375,7 +375,7 @@ def test_error_when_the_template_cannot_write_the_chat():
     processor = make_processor(make_model().config)
     processor.chat_template = "{{ raise_exception('Only one message, please.') }}"
     with pytest.raises(
-        ValueError, match=r"template cannot write this chat: Only one message, please\.\. Send messages in"
+        ValueError, match=r"template cannot write this chat: Only one message, please\. Send messages in"
     ):
         processor.apply_chat_template(chat())
 
