@@ -37,7 +37,6 @@ from .video_sources import (
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM")
 TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 322, 323
 HEAD_BYTES = 32
-GIVEN_AS_ARRAYS = "given as pictures or arrays"  # how errors name what is no file
 BASE64_HEAD_CHARACTERS = 44  # of a picture's first `HEAD_BYTES`
 
 
@@ -304,11 +303,16 @@ def values_within(picture, limits: ReadingLimits, layout: str | None = None) -> 
 
 @contextmanager
 def limits_of_arrays():
-    """Turn a limit that is met inside into the error that callers get; pictures in memory have no name to tell."""
+    """Names what meets a limit inside."""
     try:
         yield
     except OverLimit as problem:
-        raise VideoLimitError(GIVEN_AS_ARRAYS, str(problem)) from problem
+        raise VideoLimitError(describe_arrays(), str(problem)) from problem
+
+
+def describe_arrays() -> str:
+    """How messages name pictures that are no files."""
+    return "given as pictures or arrays"
 
 
 def rgb_frames(
