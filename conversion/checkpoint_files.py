@@ -310,7 +310,7 @@ def list_safetensors(file: Path) -> dict[str, StoredTensor]:
                 raise ValueError(f"{name!r} begins at byte {start} behind a tensor that ends at byte {end}")
             check_shape(name, shape)
             tensors[name] = StoredTensor(name, file, DTYPES.get(dtype, dtype), tuple(shape), 8 + header_bytes + end)
-            if type(stop) is not int or stop < start or stop - start != num_bytes(tensors[name], stop - start):
+            if type(stop) is not int or stop < start or num_bytes(tensors[name]) not in (None, stop - start):
                 raise ValueError(f"{name!r} of shape {shape} does not take {stop - start} bytes")
             end = stop
         if 8 + header_bytes + end != size:
@@ -328,9 +328,9 @@ def check_shape(name: str, shape: list[int]):
         raise ValueError(f"{name!r} has the impossible shape {shape}")
 
 
-def num_bytes(tensor: StoredTensor, claimed: int) -> int:
-    """How many bytes a tensor takes; what its file claims where nothing is known of its dtype."""
-    return claimed if isinstance(tensor.dtype, str) else tensor.num_elements * tensor.dtype.itemsize
+def num_bytes(tensor: StoredTensor) -> int | None:
+    """How many bytes a tensor takes; None where nothing is known of its dtype."""
+    return None if isinstance(tensor.dtype, str) else tensor.num_elements * tensor.dtype.itemsize
 
 
 @lru_cache(maxsize=1)

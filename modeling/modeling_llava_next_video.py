@@ -227,6 +227,8 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             self.image_newline = nn.Parameter(torch.empty(width))
             self.faster_token = None if config.slow_frame_stride is None else nn.Parameter(torch.empty(width))
             self.language_model = AutoModel.from_config(config.text_config)
+        except torch.OutOfMemoryError:
+            raise  # the configuration may be right
         except (*UNUSABLE, RuntimeError) as error:
             raise ValueError(
                 f"The configuration asks for weights that cannot exist: {type(error).__name__}: {error}. vision_config "
@@ -377,15 +379,15 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             slow.append(self.pool_and_project(features))
             if slow_fast:
                 fast.append(self.pool_and_project(features, times=2))
-        (newline, frame_end), position = self.own_vectors(), self.config.video_newline_position
+        newline, faster_token = self.own_vectors()
         slow_videos = torch.cat(slow).split(num_frames)  # each (F, h', w', D)
         if slow_fast:
             tokens = tuple(
-                lay_out_slow_fast_video(*video, newline, frame_end, self.config.slow_frame_stride)
+                lay_out_slow_fast_video(*video, newline, faster_token, self.config.slow_frame_stride)
                 for video in zip(slow_videos, torch.cat(fast).split(num_frames))
             )
         else:
-            tokens = tuple(lay_out_video(video, newline, position) for video in slow_videos)
+            tokens = tuple(lay_out_video(video, newline, self.config.video_newline_position) for video in slow_videos)
         return self.with_tower_outputs(tokens, frames, kwargs)
 
     def with_tower_outputs(

@@ -63,7 +63,7 @@ CUSTOM_PIPELINES = {
     }
 }
 SETTINGS = ["*.json", "*.jinja", "*.model", "*.txt"]
-INDEX = "model.safetensors.index.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"  # of the weights of a loaded model; those of a folder are copied as they are
 
 
@@ -177,7 +177,8 @@ def checked_checkpoint(source: str | Path) -> tuple[Path, list[Path]]:
             f"{source} cannot be exported as it is: its weights are in {files[0].name}, which people who do not trust "
             "you should not load. Load the model and pass it with its processor: it is written as safetensors."
         )
-    return folder, files + [folder / INDEX] * (len(files) > 1)
+    # One file with another name than `WEIGHTS` is found through the index only.
+    return folder, files if files == [folder / WEIGHTS] else [*files, folder / INDEX]
 
 
 def checked_model(model: PreTrainedModel, processor: LlavaNextVideoProcessor | None) -> PreTrainedModel:

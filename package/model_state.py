@@ -1,6 +1,5 @@
 """Whether a model is still what it was: what a pipeline keeps belongs to the model that it was computed with."""
 
-import sys
 import weakref
 from collections.abc import Iterator
 from itertools import chain
@@ -66,8 +65,7 @@ def sampled_numbers(weights: list[torch.Tensor]) -> Iterator[bytes]:
 def settings_of(module: nn.Module) -> tuple:
     """What changes the outputs of a module besides its weights."""
     hooks = (*module._forward_hooks, *module._forward_pre_hooks)
-    peft = sys.modules.get("peft")
-    is_adapter = peft is not None and type(module).__module__.startswith("peft.")
+    is_adapter = type(module).__module__.startswith("peft.")
     return type(module), module.training, hooks, plain_values(vars(module)) if is_adapter else None
 
 

@@ -55,7 +55,7 @@ def is_chat(value) -> bool:
     return hasattr(first, "role") or (isinstance(first, Mapping) and ("role" in first or "content" in first))
 
 
-def unpack(inputs) -> tuple[str | list[dict], object]:
+def prompt_and_videos(inputs) -> tuple[str | list[dict], object]:
     """Split one input of the pipeline into its prompt (text or messages) and its videos, or None."""
     if isinstance(inputs, Chat):
         return list(inputs.messages), None

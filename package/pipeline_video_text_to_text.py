@@ -30,7 +30,7 @@ from .pipeline_inputs import (
     ends_in_text,
     ends_with_assistant,
     packed,
-    unpack,
+    prompt_and_videos,
     with_prompt,
     without_datasets,
 )
@@ -248,7 +248,7 @@ class VideoTextToTextPipeline(Pipeline):
 
     def prepare(self, inputs, processor_kwargs: dict, continue_final_message: bool | None) -> Sample:
         """Make a sample of one input; its videos are read unless they are remembered."""
-        prompt, videos = unpack(inputs)
+        prompt, videos = prompt_and_videos(inputs)
         is_question = isinstance(prompt, str) and not self.is_complete(prompt)
         if isinstance(prompt, str) and not is_question:
             videos = as_list(videos)
@@ -285,7 +285,8 @@ class VideoTextToTextPipeline(Pipeline):
         if self.memory.max_videos:
             video_processor, contents = self.processor.video_processor, video
             if isinstance(video, str) and video.lower().startswith(("http://", "https://")):
-                video = video_processor.open_source(video)  # what is there now may not be what was there
+                video = video_processor.open_source(address := video)  # what is there may have changed
+                video.name = address  # for errors
                 contents = video.getbuffer()
             key = key_of(contents, processor_kwargs, video_processor)
         in_worker = get_worker_info() is not None  # whose memory is a copy

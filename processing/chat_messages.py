@@ -38,7 +38,7 @@ KEYS = {
 }
 KEYS_OF_PARTS = tuple(dict.fromkeys(key for keys in KEYS.values() for key in keys)) + SOUND
 # What other libraries write beside the content of a message, where no template would show it.
-KEYS_OUTSIDE_PARTS = ("image", "images", "video", "videos", "audio", "audios", *SOUND, "image_url", "video_url")
+KEYS_OUTSIDE_PARTS = ("image", "images", "video", "videos", "audios", *SOUND, "image_url", "video_url")
 MOST_LEVELS = 50
 
 

@@ -5,6 +5,7 @@ A picture on its way, resized by its shorter side or padded to a square, may hav
 """
 
 import math
+import re
 from numbers import Integral, Real
 
 import torch
@@ -17,7 +18,7 @@ from .video_sources import ReadingLimits, VideoLimitError
 ENLARGEMENT = 4
 MOST_FRAMES = 1_000_000
 MOST_TILES = 1024  # of a grid, and grids; the largest of a released checkpoint has 36
-SHAPES = ("anyres", "pad", "square")
+ASPECT_RATIOS = re.compile(r"anyres|anyres_max_[1-9]\d{0,5}|pad|square")  # as in the configuration
 
 
 def check_on_the_way(height: int, width: int, original: tuple[int, int], limits: ReadingLimits):
@@ -87,14 +88,15 @@ def check_settings(limits: ReadingLimits, settings: dict):
         values = settings.get(name)
         values = values if isinstance(values, list | tuple) else [] if values is None else [values]
         if len(values) not in (0, 1, 3) or not all(is_number(value) and value > least for value in values):
-            refuse(name, list(values), "three numbers, one for each colour" + ", greater than 0" * (least == 0))
+            above = "" if least else ", greater than 0"
+            refuse(name, list(values), f"three numbers, one for each colour{above}")
     num_frames = settings.get("num_frames")
     if num_frames is not None and not (is_whole(num_frames) and 0 < num_frames <= MOST_FRAMES):
         refuse("num_frames", num_frames, f"a whole number from 1 to {MOST_FRAMES}")
     check_grids(settings.get("image_grid_pinpoints"))
-    shape = settings.get("image_aspect_ratio")
-    if shape is not None and not (isinstance(shape, str) and shape.startswith(SHAPES)):
-        refuse("image_aspect_ratio", shape, "'anyres', 'anyres_max_N', 'pad' or 'square'")
+    ratio = settings.get("image_aspect_ratio")
+    if ratio is not None and not (isinstance(ratio, str) and ASPECT_RATIOS.fullmatch(ratio)):
+        refuse("image_aspect_ratio", ratio, "'anyres', 'anyres_max_N', 'pad' or 'square'")
 
 
 def check_side(name: str, side, limits: ReadingLimits):

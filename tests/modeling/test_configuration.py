@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltInConfig
 
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
+from llava_next_video.modeling import modeling_llava_next_video
 from llava_next_video.modeling.configuration_llava_next_video import REFUSAL
 from tests.tiny import config_arguments, vision_config
 
@@ -225,6 +226,17 @@ def test_error_for_parts_that_cannot_be_made():
 def test_error_for_a_part_that_is_no_configuration(name, value):
     with pytest.raises((ValueError, StrictDataclassError), match=name):
         LlavaNextVideoConfig(**config_arguments(**{name: value}))
+
+
+def test_memory_that_is_too_small_is_no_damage(monkeypatch):
+    """It was reported as a damaged configuration."""
+
+    def full(config):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(modeling_llava_next_video, "LlavaNextVideoPooler", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        LlavaNextVideoForConditionalGeneration(LlavaNextVideoConfig(**config_arguments()))
 
 
 @pytest.mark.parametrize(

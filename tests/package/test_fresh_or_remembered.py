@@ -9,7 +9,7 @@ import transformers
 from PIL import Image
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 
-from llava_next_video import ReadingLimits
+from llava_next_video import ReadingLimits, VideoReadError
 from llava_next_video.model_state import ModelState
 from llava_next_video.remembered_videos import fingerprint, key_of
 from llava_next_video.reuse_rule import OF_SINGLE_TOKENS, OF_WHOLE_PROMPTS, has_plain_cache, may_reuse
@@ -183,8 +183,12 @@ def test_address_is_read_again(checkpoint, tmp_path):
         assert len(pipe.memory.videos) == 1  # fetched twice, encoded once
         contents.reverse()
         changed = pipe(url, QUESTIONS[0], return_tensors=True)
+        right, contents[0] = contents[0], b"no video"
+        with pytest.raises(VideoReadError, match=url):  # the address was not named
+            pipe(url, QUESTIONS[0])
+        contents[0] = right
         server.shutdown()
-    assert len(served) == 3
+    assert len(served) == 4
     expected = make_pipeline(checkpoint)(contents[0], QUESTIONS[0], return_tensors=True)
     assert changed[0]["generated_token_ids"].tolist() == expected[0]["generated_token_ids"].tolist()
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 import transformers
 from huggingface_hub import ModelCard, RepoUrl, save_torch_state_dict
 from huggingface_hub.utils import httpx
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_relative_imports
 
@@ -174,6 +176,18 @@ def test_weights_of_a_folder_are_copied_and_not_loaded(hub_source, tmp_path, mon
         assert (tmp_path / "made" / name).read_bytes() == before[name]
         assert not (tmp_path / "made" / name).samefile(hub_source / name)
     assert {file.name: file.read_bytes() for file in hub_source.iterdir()} == before
+
+
+def test_one_file_that_an_index_names_is_exported_with_it(tmp_path):
+    """The index was left out, and the export did not load."""
+    source, destination = tmp_path / "source", tmp_path / "export"
+    shutil.copytree(DEMO_CHECKPOINT, source)
+    name = "model-00001-of-00001.safetensors"
+    (source / "model.safetensors").rename(source / name)
+    weights = dict.fromkeys(load_file(source / name), name)
+    (source / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    export_for_hub(source, destination)
+    LlavaNextVideoForConditionalGeneration.from_pretrained(destination)
 
 
 def test_card_says_the_license_and_the_base_model_that_were_given(tmp_path):

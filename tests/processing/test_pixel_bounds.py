@@ -149,6 +149,8 @@ WRONG = [
     (images, {"image_grid_pinpoints": [[16]]}, r"image_grid_pinpoints=\[16\]; it has to be sizes \[height, width\]"),
     (images, {"image_grid_pinpoints": [[16, -1]]}, r"image_grid_pinpoints=\[16, -1\]"),
     (images, {"image_aspect_ratio": "round"}, "image_aspect_ratio=round; it has to be 'anyres'"),
+    (images, {"image_aspect_ratio": "padded"}, "image_aspect_ratio=padded; it has to be 'anyres'"),  # was a square
+    (images, {"image_aspect_ratio": "anyres_max_0"}, "image_aspect_ratio=anyres_max_0; it has to be 'anyres'"),
 ]
 
 
