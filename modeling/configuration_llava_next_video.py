@@ -64,8 +64,8 @@ def check_numbers(owner: str, settings: dict):
         # Some language models have a list where others have a number; their own configuration knows.
         if value is not None and not isinstance(value, list) and not (type(value) is int and 1 <= value <= largest):
             raise ValueError(
-                f"{owner}.{name} is {reprlib.repr(value)}; more than {largest} are refused, and whatever is no whole "
-                "number above 0. Download config.json again, from someone you trust."
+                f"{owner}.{name} is {reprlib.repr(value)}; it has to be a whole number from 1 to {largest}. "
+                "Download config.json again, from someone you trust."
             )
 
 

@@ -17,7 +17,7 @@ from .video_sources import ReadingLimits, VideoLimitError
 
 ENLARGEMENT = 4
 MOST_FRAMES = 1_000_000
-MOST_TILES = 1024  # of a grid, and grids; the largest of a released checkpoint has 36
+MOST_TILES = 1000  # as in the configuration: of a grid, and grids; the largest of a released checkpoint has 36
 ASPECT_RATIOS = re.compile(r"anyres|anyres_max_[1-9]\d{0,5}|pad|square")  # as in the configuration
 
 

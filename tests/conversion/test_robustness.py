@@ -200,7 +200,11 @@ INDEX = "model.safetensors.index.json"
             change_config(num_hidden_layers=900),
             "promises a qwen2 of 900 layers; the checkpoint",
         ),
-        ("config.json", change_config(num_hidden_layers=10**7), "num_hidden_layers is 10000000; more than 1000 are"),
+        (
+            "config.json",
+            change_config(num_hidden_layers=10**7),
+            "num_hidden_layers is 10000000; it has to be a whole number from 1 to 1000",
+        ),
         ("config.json", change_config(image_grid_pinpoints="(1x1),...,(9999x9999)"), "nor a range of tiles"),
         ("config.json", change_config(image_grid_pinpoints="(" * 10**6), "nor a range of tiles"),
         (
@@ -376,7 +380,7 @@ DEEP = "[" * 10**5
         ("tokenizer.json", lambda file: file.write_text(DEEP), "The settings of .* cannot be used: "),
         ("config.json", change_config(rope_scaling="x"), "cannot be used: AttributeError"),
         ("config.json", change_config(rope_scaling={"type": "linear"}), ""),
-        ("config.json", change_config(num_hidden_layers="5"), "num_hidden_layers is '5'; more than"),
+        ("config.json", change_config(num_hidden_layers="5"), "num_hidden_layers is '5'; it has to be a whole number"),
         ("config.json", change_config(max_position_embeddings=None), "cannot be used: TypeError"),
         ("config.json", change_config(_name_or_path=7), ""),
         ("config.json", change_config(model_type=["a"]), "cannot be used: TypeError"),

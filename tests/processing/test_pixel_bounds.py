@@ -142,7 +142,7 @@ WRONG = [
     (
         images,
         {"image_grid_pinpoints": [[16, 16]] * 10**6},
-        "image_grid_pinpoints=1000000 entries; it has to be 1 to 1024",
+        "image_grid_pinpoints=1000000 entries; it has to be 1 to 1000",
     ),
     (images, {"image_grid_pinpoints": []}, "image_grid_pinpoints=0 entries"),
     (images, {"image_grid_pinpoints": 7}, "image_grid_pinpoints=7"),
@@ -170,7 +170,7 @@ def test_error_for_too_many_tiles():
     processor = images(
         size={"shortest_edge": 2}, crop_size={"height": 2, "width": 2}, image_grid_pinpoints=[[128, 128]]
     )
-    with pytest.raises(ValueError, match="tiles of 2x2, which are more than 1024"):
+    with pytest.raises(ValueError, match="tiles of 2x2, which are more than 1000"):
         processor(random_frames(1)[0])
 
 
