@@ -181,10 +181,11 @@ def no_name_twice(pairs: list[tuple[str, object]]) -> dict:
     Raises:
         ValueError: a name is there twice.
     """
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)!r} twice")
+    entries = {}
+    for name, value in pairs:
+        if name in entries:
+            raise ValueError(f"it names {name!r} twice")
+        entries[name] = value
     return entries
 
 

@@ -133,6 +133,12 @@ def attacks(folder: Path) -> list[Attack]:
         ("an end beyond the file", FIRST, with_header(header([2**40], 2**42)), DAMAGED),
         ("a dtype that is a list", FIRST, with_header(header([2], 8, ["F32"])), DAMAGED),
         ("a tensor named twice", FIRST, with_header(header([2])[:-1] + b"," + header([2])[1:]), "names 'a' twice"),
+        (
+            "names of which the last is there twice",
+            FIRST,
+            with_header(json.dumps(dict.fromkeys(map(str, range(150_000)), 1)).encode()[:-1] + b', "149999": 1}'),
+            "names '149999' twice",
+        ),
         ("a header of a gigabyte", FIRST, with_header(b"{}", 0), "."),
         ("an index of nested lists", INDEX, with_text("[" * 10**6), "is not an index of weights"),
         ("an index without a map", INDEX, with_text("{}"), "is not an index of weights"),
