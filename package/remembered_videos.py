@@ -148,7 +148,9 @@ def repeated(cache: Cache, times: int) -> Cache:
 def key_of(video, processor_kwargs: dict, video_processor) -> Hashable:
     """What tells a video, read with these arguments by this processor, from others: a file by its path and what the
     file system says of it, data by its contents; and every setting. `None` for what cannot be told, as a file object
-    or settings that cannot be pickled."""
+    or settings that cannot be pickled, and for what the processor will refuse."""
+    if isinstance(video, list | tuple | Image.Image) and will_be_refused(video, video_processor.limits):
+        return None
     content = fingerprint(video)
     if content is None:
         return None
@@ -158,6 +160,16 @@ def key_of(video, processor_kwargs: dict, video_processor) -> Hashable:
     except (pickle.PicklingError, TypeError, AttributeError):
         return None
     return content, type(video_processor), digest(b"".join(settings))
+
+
+def will_be_refused(video, limits) -> bool:
+    """Whether PIL images are over the limits, or start Ghostscript: Pillow decodes them when their contents are asked
+    for."""
+    frames = [video] if isinstance(video, Image.Image) else video
+    pictures = [frame for frame in frames if isinstance(frame, Image.Image)]
+    return len(frames) > limits.max_frames or any(
+        picture.height * picture.width > limits.max_frame_pixels or picture.format == "EPS" for picture in pictures
+    )
 
 
 def fingerprint(video) -> Hashable:

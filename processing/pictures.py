@@ -294,11 +294,18 @@ def values_within(picture, limits: ReadingLimits, layout: str | None = None) -> 
     if isinstance(picture, Image.Image):
         with named_errors(picture, Exception):
             check_pixels(picture.height, picture.width, limits)
+            check_unread(picture)
             return picture_values(picture)
     values = channels_first(array_values(picture), 3, layout)
     with limits_of_arrays():
         check_pixels(*values.shape[-2:], limits)
     return values
+
+
+def check_unread(picture: Image.Image):
+    """Pillow reads the file of a picture that was opened when its pixels are asked for, and EPS by another program."""
+    if picture.format == "EPS" and getattr(picture, "tile", None):
+        raise Unreadable(f"it was opened from EPS and not read yet, and is none of these: {', '.join(FORMATS)}")
 
 
 @contextmanager

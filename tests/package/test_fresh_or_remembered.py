@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+from io import BytesIO
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import transformers
 from PIL import Image
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor
 
-from llava_next_video import ReadingLimits, VideoReadError
+from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoReadError
 from llava_next_video.model_state import ModelState
 from llava_next_video.remembered_videos import fingerprint, key_of
 from llava_next_video.reuse_rule import OF_SINGLE_TOKENS, OF_WHOLE_PROMPTS, has_plain_cache, may_reuse
@@ -310,3 +311,17 @@ def test_frames_whose_look_is_elsewhere_than_in_their_numbers_are_told_apart():
 
     assert key_of(b"video", {}, Unpicklable()) is None
     assert key_of(memoryview(b"video")[::2], {}, object.__new__(type("P", (), {}))) is not None
+
+
+@pytest.mark.parametrize("limits", [ReadingLimits(max_frame_pixels=99), ReadingLimits(max_frames=1)])
+def test_pictures_over_the_limits_are_not_decoded_to_remember_them(limits):
+    """Pillow decodes a picture that was opened when its contents are asked for."""
+    file = BytesIO()
+    Image.new("RGB", (10, 10)).save(file, "PNG")
+    frames = [Image.open(file), Image.open(BytesIO(file.getvalue()))]
+    processor = LlavaNextVideoVideoProcessor()
+    processor.limits = limits
+    assert key_of(frames, {}, processor) is None
+    assert all(frame.tile for frame in frames)
+    processor.limits = ReadingLimits()
+    assert key_of(frames, {}, processor) is not None
