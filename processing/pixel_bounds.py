@@ -9,7 +9,7 @@ import re
 from numbers import Integral, Real
 
 import torch
-from transformers.image_utils import SizeDict
+from transformers.image_utils import SizeDict, pil_torch_interpolation_mapping
 
 from .exact_pixels import resized_sides
 from .video_sources import ReadingLimits, VideoLimitError
@@ -93,6 +93,12 @@ def check_settings(limits: ReadingLimits, settings: dict):
     num_frames = settings.get("num_frames")
     if num_frames is not None and not (is_whole(num_frames) and 0 < num_frames <= MOST_FRAMES):
         refuse("num_frames", num_frames, f"a whole number from 1 to {MOST_FRAMES}")
+    fps = settings.get("fps")
+    if fps is not None and not (isinstance(fps, Real) and not isinstance(fps, bool) and fps > 0):
+        refuse("fps", fps, "a number greater than 0")
+    resample = settings.get("resample")
+    if is_whole(resample) and resample not in pil_torch_interpolation_mapping:
+        refuse("resample", resample, "a number of PIL.Image.Resampling, 0 to 5")
     check_grids(settings.get("image_grid_pinpoints"))
     ratio = settings.get("image_aspect_ratio")
     if ratio is not None and not (isinstance(ratio, str) and ASPECT_RATIOS.fullmatch(ratio)):

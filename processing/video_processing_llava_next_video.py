@@ -129,7 +129,7 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
         asked_for = num_frames is not None or fps is not None
         if not asked_for:
             num_frames, fps = self.num_frames, self.fps
-        check_settings(self.limits, {"num_frames": num_frames})
+        check_settings(self.limits, {"num_frames": num_frames, "fps": fps})
         sample_files = kwargs.pop("do_sample_frames", None)
         sample_arrays = sample_files
         if sample_files is None:

@@ -135,6 +135,13 @@ WRONG = [
     (images, {"size": {"shortest_edge": "16"}}, r"size\['shortest_edge'\]=16; it has to be pixels"),
     (images, {"crop_size": {"height": 0, "width": 16}}, r"crop_size\['height'\]=0"),
     (videos, {"crop_size": {"height": 16, "width": 10**5}}, r"crop_size\['width'\]=100000"),
+    (
+        videos,
+        {"fps": 0},
+        "fps=0; it has to be a number greater than 0|fps=0; it has to be greater than 0",
+    ),  # was a ZeroDivisionError
+    (videos, {"resample": 99}, "resample=99; it has to be a number of PIL.Image.Resampling, 0 to 5"),  # KeyError
+    (images, {"resample": -1}, "resample=-1; it has to be a number of PIL.Image.Resampling"),
     (videos, {"rescale_factor": 0}, "rescale_factor=0; it has to be a number other than 0"),
     (videos, {"image_std": [1, 1, 0]}, r"image_std=\[1, 1, 0\]; it has to be three numbers, .*, greater than 0"),
     (images, {"image_mean": [1, 1]}, r"image_mean=\[1, 1\]; it has to be three numbers, one for each colour"),
