@@ -270,14 +270,13 @@ def test_error_for_a_picture_of_a_format_that_runs_programs(tmp_path):
         read_picture(tmp_path / "picture.eps")
 
 
-def test_eps_that_was_opened_and_not_read_does_not_start_another_program(tmp_path, monkeypatch):
-    picture = Image.fromarray(COLOURS)
-    picture.save(tmp_path / "picture.eps")
+def test_eps_that_was_opened_and_not_read_does_not_start_another_program(monkeypatch):
+    eps = saved(Image.fromarray(COLOURS), "eps")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript was started"))
     with pytest.raises(VideoReadError, match="it was opened from EPS and not read yet, and is none of these: PNG"):
-        LlavaNextVideoImageProcessor()(Image.open(tmp_path / "picture.eps"))
+        LlavaNextVideoImageProcessor()(Image.open(io.BytesIO(eps)))
     with pytest.raises(VideoReadError, match="it was opened from EPS and not read yet"):
-        LlavaNextVideoVideoProcessor()([Image.open(tmp_path / "picture.eps")])
+        LlavaNextVideoVideoProcessor()([Image.open(io.BytesIO(eps))])
 
 
 def test_error_for_broken_base64():
