@@ -76,6 +76,14 @@ class CheckpointError(ValueError):
     """A checkpoint's files cannot be read, or are not complete."""
 
 
+class UntrustedCheckpoint(Exception):
+    """A checkpoint's folder leads to something outside of it, which was not opened.
+
+    It is no `ValueError` and no `OSError`: transformers' Auto classes and pipelines go on with other classes after
+    those, the built-in's among them, which would open it.
+    """
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file: its name there, and for safetensors the position of its first byte (-1 in a `.bin`).
@@ -137,8 +145,8 @@ def check_entries(folder: Path):
     """Check that what lies in a checkpoint's folder is its own, and that its settings are JSON.
 
     Raises:
-        CheckpointError: something is a link to outside the folder, or neither file nor folder (a pipe, a device), or
-            settings are damaged.
+        UntrustedCheckpoint: something is a link to outside the folder, or neither file nor folder (a pipe, a device).
+        CheckpointError: settings are damaged.
     """
     own = Path(os.path.realpath(folder))
     # A snapshot in the Hub's cache: REPOSITORY/snapshots/REVISION/FILE is a link to REPOSITORY/blobs/HASH.
@@ -147,12 +155,12 @@ def check_entries(folder: Path):
     for path in (entry for place in (folder, *inner) for entry in place.iterdir()):
         target = Path(os.path.realpath(path))
         if not any(target.is_relative_to(home) for home in homes):
-            raise CheckpointError(
+            raise UntrustedCheckpoint(
                 f"{path} is a link to {target}, outside the checkpoint's folder, and was not opened. Copy the file "
                 "there if you trust it, or delete the link."
             )
         if target.exists() and not (target.is_file() or target.is_dir()):
-            raise CheckpointError(f"{path} is neither a file nor a folder, and was not opened. Delete it.")
+            raise UntrustedCheckpoint(f"{path} is neither a file nor a folder, and was not opened. Delete it.")
     for name in SETTINGS_FILES:
         if (folder / name).is_file():
             read_json(folder / name)
@@ -198,7 +206,7 @@ def reading_settings(source: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, ImportError):
+    except (ValueError, OSError, ImportError, UntrustedCheckpoint):
         raise
     except Exception as error:  # the tokenizers library raises `Exception` itself
         reason = " ".join(str(error).split())[:300]

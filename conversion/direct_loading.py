@@ -35,7 +35,8 @@ class OriginalFormat:
         """Whether a folder or repository holds a checkpoint of the original code.
 
         Raises:
-            CheckpointError: its `config.json` is damaged, or the folder holds links to files outside of it.
+            CheckpointError: its `config.json` is damaged.
+            UntrustedCheckpoint: the folder holds links to files outside of it.
         """
         if source is None:
             return False

@@ -12,6 +12,7 @@ from llava_next_video import DEMO_CHECKPOINT, ReadingLimits, VideoChat, VideoTex
 from llava_next_video import hub_export as export
 from llava_next_video.chat import converse
 from llava_next_video.conversion import command as convert
+from llava_next_video.conversion.checkpoint_files import UntrustedCheckpoint
 from llava_next_video.frame_sheet import save_frame_sheet
 from llava_next_video.processing.video_sources import open_source
 
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
         args.run(args)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, UntrustedCheckpoint) as error:
         print(f"llava-next-video: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
@@ -30,7 +31,7 @@ from llava_next_video import (
 from llava_next_video.__main__ import main
 from llava_next_video.conversion import checkpoint_files, destination, writing
 from llava_next_video.conversion.back import plan_back
-from llava_next_video.conversion.checkpoint_files import CheckpointError, stored_tensors
+from llava_next_video.conversion.checkpoint_files import CheckpointError, UntrustedCheckpoint, stored_tensors
 from llava_next_video.conversion.convert import convert
 from llava_next_video.conversion.plan import plan_conversion
 from tests.golden_data import Recording
@@ -266,7 +267,9 @@ def test_links_to_outside_the_checkpoint_are_not_followed(tmp_path, name, how):
         "model": lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(source),
         "processor": lambda: LlavaNextVideoProcessor.from_pretrained(source),
     }
-    with pytest.raises(ValueError, match=f"{name} is a link to .*secret, outside the checkpoint's folder, and was not"):
+    with pytest.raises(
+        UntrustedCheckpoint, match=f"{name} is a link to .*secret, outside the checkpoint's folder, and was not"
+    ):
         load[how]()
     assert not (tmp_path / "made").exists()
 
@@ -287,14 +290,33 @@ def test_links_in_checkpoints_of_ours_are_not_followed(tmp_path, format):
         lambda: LlavaNextVideoConfig.from_pretrained(source),
         lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path, subfolder="source"),
     ):
-        with pytest.raises(ValueError, match="outside the checkpoint's folder, and was not opened"):
+        with pytest.raises(UntrustedCheckpoint, match="outside the checkpoint's folder, and was not opened"):
             attempt()
+
+
+def test_pipeline_does_not_go_on_with_the_builtin(tmp_path):
+    """transformers tries one class after the other, and the built-in's read the weights behind the link."""
+    source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
+    (source / "model.safetensors").rename(tmp_path / "weights")
+    (source / "model.safetensors").symlink_to(tmp_path / "weights")
+    processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)
+    with pytest.raises(UntrustedCheckpoint, match=r"model.safetensors is a link to .*weights, outside"):
+        transformers.pipeline("video-text-to-text", model=str(source), processor=processor)
+
+
+def test_auto_processor_does_not_go_on_with_a_tokenizer(tmp_path):
+    source = copy_of(SHARDED, tmp_path)
+    (tmp_path / "secret").write_text("{}")
+    (source / "added_tokens.json").unlink(missing_ok=True)
+    (source / "added_tokens.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(UntrustedCheckpoint, match=r"added_tokens.json is a link to .*secret, outside"):
+        AutoProcessor.from_pretrained(source, vision_tower=SHARDED.vision_tower)
 
 
 def test_pipes_are_not_opened(tmp_path):
     source = copy_of(SHARDED, tmp_path)
     os.mkfifo(source / "tokenizer.model")  # reading it waits for ever
-    with pytest.raises(CheckpointError, match="is neither a file nor a folder, and was not opened"):
+    with pytest.raises(UntrustedCheckpoint, match="is neither a file nor a folder, and was not opened"):
         plan_conversion(str(source), vision_tower=SHARDED.vision_tower)
 
 
@@ -320,7 +342,7 @@ def test_tower_outside_the_checkpoint_is_opened_only_when_the_user_names_it(tmp_
     assert plan_conversion(str(source), vision_tower="some/tower").tensors
     (source / "tower").symlink_to(tmp_path / "some" / "tower")
     change_config(mm_vision_tower="tower")(source / "config.json")
-    with pytest.raises(CheckpointError, match=r"tower is a link to .*, outside the checkpoint's folder"):
+    with pytest.raises(UntrustedCheckpoint, match=r"tower is a link to .*, outside the checkpoint's folder"):
         plan_conversion(str(source))
     (source / "tower").unlink()
     shutil.copytree(SHARDED.vision_tower, source / "tower")
