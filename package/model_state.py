@@ -16,9 +16,10 @@ class ModelState:
     """What the answers of a model depend on, at one moment: compare it with a later one.
 
     It notices other weights (in place, replaced, on another device or in another dtype), adapters that are added,
-    switched, scaled or merged, hooks, changes of the configuration, dropout switched on and autocast. Of weights that
-    are changed behind autograd's back (`weight.data.copy_(...)`), the only sign are the numbers themselves, of which
-    it looks at `NUMBERS_LOOKED_AT` in each: a change of few numbers can escape it.
+    switched, scaled or merged, hooks, another `forward`, numbers and texts that are attributes of a module, changes of
+    the configuration, dropout switched on and autocast. Of weights that are changed behind autograd's back
+    (`weight.data.copy_(...)`), the only sign are the numbers themselves, of which it looks at `NUMBERS_LOOKED_AT` in
+    each: a change of few numbers can escape it.
 
     Looking at a language model of 64 layers takes 15 ms.
     """
@@ -68,7 +69,11 @@ def settings_of(module: nn.Module) -> tuple:
     hooks = (*module._forward_hooks, *module._forward_pre_hooks)
     peft = sys.modules.get("peft")
     is_adapter = peft is not None and type(module).__module__.startswith("peft.")
-    return type(module), module.training, hooks, plain_values(vars(module)) if is_adapter else None
+    own = vars(module)
+    plain = [  # `generate` notes things under names that begin with "_"
+        (name, value) for name, value in own.items() if type(value) in (bool, int, float, str) and name[0] != "_"
+    ]
+    return type(module), id(own.get("forward")), hooks, plain_values(own) if is_adapter else plain
 
 
 def plain_values(value):
