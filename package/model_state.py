@@ -1,5 +1,6 @@
 """Whether a model is still what it was: what a pipeline keeps belongs to the model that it was computed with."""
 
+import sys
 import weakref
 from collections.abc import Iterator
 from itertools import chain
@@ -15,9 +16,10 @@ class ModelState:
     """What the answers of a model depend on, at one moment: compare it with a later one.
 
     It notices other weights (in place, replaced, on another device or in another dtype), adapters that are added,
-    switched, scaled or merged, hooks, changes of the configuration, dropout switched on and autocast. Of weights that
-    are changed behind autograd's back (`weight.data.copy_(...)`), the only sign are the numbers themselves, of which
-    it looks at `NUMBERS_LOOKED_AT` in each: a change of few numbers can escape it.
+    switched, scaled or merged, hooks, another `forward`, numbers and texts that are attributes of a module, changes of
+    the configuration, dropout switched on and autocast. Of weights that are changed behind autograd's back
+    (`weight.data.copy_(...)`), the only sign are the numbers themselves, of which it looks at `NUMBERS_LOOKED_AT` in
+    each: a change of few numbers can escape it.
 
     Looking at a language model of 64 layers takes 15 ms.
     """
@@ -65,8 +67,13 @@ def sampled_numbers(weights: list[torch.Tensor]) -> Iterator[bytes]:
 def settings_of(module: nn.Module) -> tuple:
     """What changes the outputs of a module besides its weights."""
     hooks = (*module._forward_hooks, *module._forward_pre_hooks)
-    is_adapter = type(module).__module__.startswith("peft.")
-    return type(module), module.training, hooks, plain_values(vars(module)) if is_adapter else None
+    peft = sys.modules.get("peft")
+    is_adapter = peft is not None and type(module).__module__.startswith("peft.")
+    own = vars(module)
+    plain = [  # `generate` notes things under names that begin with "_"
+        (name, value) for name, value in own.items() if type(value) in (bool, int, float, str) and name[0] != "_"
+    ]
+    return type(module), id(own.get("forward")), hooks, plain_values(own) if is_adapter else plain
 
 
 def plain_values(value):

@@ -334,14 +334,15 @@ class VideoTextToTextPipeline(Pipeline):
         about_videos = self.memory.max_videos and any(sample.videos for sample in samples)
         if about_videos and self.memory.drop_if_changed(self.model):
             self.prepare_again(samples)
+        forgotten = self.memory.forgotten
         for sample in samples:
             for video in sample.videos:
-                self.encode(video)
+                self.encode(video, forgotten)
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
         shared = self.shared_length(samples, generate_kwargs)
         inputs = self.ensure_tensor_on_device(**self.join([sample.inputs for sample in samples], shared))
         if shared:
-            sequences = self.continue_conversation(inputs, shared, samples, generate_kwargs)
+            sequences = self.continue_conversation(inputs, shared, samples, generate_kwargs, forgotten)
         else:
             videos = [video for sample in samples for video in sample.videos]
             sequences = self.model.generate(**inputs, **as_features(videos), **generate_kwargs)
@@ -355,8 +356,8 @@ class VideoTextToTextPipeline(Pipeline):
                 prepared = self.prepare(*sample.again)
                 sample.inputs, sample.videos = prepared.inputs, prepared.videos
 
-    def encode(self, video: RememberedVideo):
-        """Make a video's visual tokens; its pixels are not needed afterwards."""
+    def encode(self, video: RememberedVideo, forgotten: int):
+        """Make a video's visual tokens; its pixels are not needed afterwards. `forgotten` as in `VideoMemory.keep`."""
         pixels = video.pixels  # read before the tokens are looked for: another thread may be doing the same
         if video.tokens is None:
             known = self.memory.find(video.key)  # another object, when videos are prepared in worker processes
@@ -365,7 +366,7 @@ class VideoTextToTextPipeline(Pipeline):
             else:
                 [video.tokens] = self.model.get_video_features([pixels.to(self.device, self.dtype)]).pooler_output
             video.pixels = None
-            self.memory.keep(video)
+            self.memory.keep(video, forgotten)
 
     def shared_length(self, samples: list[Sample], generate_kwargs: dict) -> int:
         """How many tokens at the start of all prompts are run once, and kept for the next ones; 0 when the prompts are
@@ -385,7 +386,7 @@ class VideoTextToTextPipeline(Pipeline):
         return int((token_ids == self.processor.video_token_id).nonzero().max()) + 1
 
     def continue_conversation(
-        self, inputs: dict, shared: int, samples: list[Sample], generate_kwargs: dict
+        self, inputs: dict, shared: int, samples: list[Sample], generate_kwargs: dict, forgotten: int
     ) -> torch.Tensor:
         """Generate from where the last conversation can be taken up, and keep what is said now for the next time.
 
@@ -409,7 +410,7 @@ class VideoTextToTextPipeline(Pipeline):
             copies = repeated(cache, len(samples))
             sequences = self.model.generate(**inputs, **{CACHE: copies}, **generate_kwargs)
             said = token_ids[0, :shared].cpu()
-        self.memory.keep_conversation(Conversation(said, keys, visual_length, cache))
+        self.memory.keep_conversation(Conversation(said, keys, visual_length, cache), forgotten)
         return sequences
 
     def join(self, inputs: list[BatchFeature], shared: int = 0) -> dict:

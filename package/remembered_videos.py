@@ -82,9 +82,18 @@ class VideoMemory:
             )
         self.max_videos = max_videos
         self.model_state = None
+        self.forgotten = 0
         self.forget()
 
+    def __getstate__(self) -> dict:
+        # Data loaders that start their workers afresh pickle the pipeline; there it is about another model.
+        return {"max_videos": self.max_videos}
+
+    def __setstate__(self, state: dict):
+        self.__init__(**state)
+
     def forget(self):
+        self.forgotten += 1  # how often: what another thread began before is not kept
         self.videos: dict[Hashable, RememberedVideo] = {}  # the one asked about last stands last
         self.conversation: deque[Conversation] = deque(maxlen=1)  # taking from it is safe between threads
 
@@ -102,8 +111,9 @@ class VideoMemory:
             self.videos[key] = video
         return video
 
-    def keep(self, video: RememberedVideo):
-        if video.key is None:
+    def keep(self, video: RememberedVideo, forgotten: int | None = None):
+        """Keep a video; with `forgotten` as it was when its tokens were begun, only if nothing was forgotten since."""
+        if video.key is None or forgotten not in (None, self.forgotten):
             return
         self.videos[video.key] = video
         for key in list(self.videos)[: max(len(self.videos) - self.max_videos, 0)]:
@@ -122,8 +132,10 @@ class VideoMemory:
         last.cache.crop(length - last.cache.get_seq_length())
         return last
 
-    def keep_conversation(self, conversation: Conversation):
-        self.conversation.append(conversation)
+    def keep_conversation(self, conversation: Conversation, forgotten: int):
+        """Keep a conversation, if nothing was forgotten since it began, with `forgotten` as it was then."""
+        if forgotten == self.forgotten:
+            self.conversation.append(conversation)
 
 
 def common_length(rows: Sequence[torch.Tensor]) -> int:
@@ -177,7 +189,7 @@ def fingerprint(video) -> Hashable:
         text = str(video)
         if text.lower().startswith(("http://", "https://")):
             return None  # who knows what is there now
-        return digest(text.encode()) if text.lower().startswith("data:") else fingerprint_of_file(text)
+        return ("data:", digest(text.encode())) if text.lower().startswith("data:") else fingerprint_of_file(text)
     if isinstance(video, bytes | bytearray | memoryview):
         return digest(bytes(video) if isinstance(video, memoryview) else video)
     if isinstance(video, torch.Tensor):
@@ -186,7 +198,7 @@ def fingerprint(video) -> Hashable:
     if isinstance(video, np.ndarray):
         return None if video.dtype.hasobject else (str(video.dtype), video.shape, digest(np.ascontiguousarray(video)))
     if isinstance(video, Image.Image):
-        looks = repr((video.getpalette("RGBA") if video.mode == "P" else None, video.info.get("transparency")))
+        looks = repr((video.getpalette("RGBA") if video.mode in ("P", "PA") else None, video.info.get("transparency")))
         return video.mode, video.size, digest(video.tobytes() + looks.encode() + video.getexif().tobytes())
     if isinstance(video, list | tuple):
         prints = tuple(fingerprint(frame) for frame in video)

@@ -31,7 +31,6 @@ OF_SINGLE_TOKENS = {
     "pad_token_id",
     "remove_invalid_values",
     "renormalize_logits",
-    "stop_strings",
     "suppress_tokens",
     "temperature",
     "top_h",
@@ -41,7 +40,7 @@ OF_SINGLE_TOKENS = {
 }
 # Settings and arguments that look at all tokens so far: right for one prompt, which is whole; in a batch they would
 # count the padding in the middle of it.
-OF_WHOLE_PROMPTS = {"bad_words_ids", "no_repeat_ngram_size", "repetition_penalty", "sequence_bias"}
+OF_WHOLE_PROMPTS = {"bad_words_ids", "no_repeat_ngram_size", "repetition_penalty", "sequence_bias", "stop_strings"}
 ARGUMENTS = {"streamer", "tokenizer"}
 ARGUMENTS_OF_WHOLE_PROMPTS = {"logits_processor", "prefix_allowed_tokens_fn", "stopping_criteria"}
 # Kinds of rotary positions whose frequencies do not depend on the length of the prompt.

@@ -291,6 +291,10 @@ def rgb_values(picture, limits: ReadingLimits, own_scale: bool = False, layout: 
 
 def values_within(picture, limits: ReadingLimits, layout: str | None = None) -> torch.Tensor:
     """A PIL image, array or tensor as a tensor (c, h, w)."""
+    if 0 in (shape := picture.size if isinstance(picture, Image.Image) else picture.shape):
+        raise ValueError(
+            f"A picture was given with the sides {list(shape)}, which has no pixels. Leave it out, or read it again."
+        )
     if isinstance(picture, Image.Image):
         with named_errors(picture, Exception):
             check_pixels(picture.height, picture.width, limits)

@@ -1,6 +1,7 @@
 """An answer is that of a pipeline that remembers nothing: random calls, and each way in which it once was not."""
 
 import http.server
+import pickle
 import threading
 from io import BytesIO
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, TextStreamer
 
 from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoReadError
 from llava_next_video.model_state import ModelState
@@ -106,6 +107,50 @@ def test_padding_is_not_counted_by_what_looks_at_whole_prompts(clip, arguments):
     pipe = make_pipeline(checkpoint)
     expected = [make_pipeline(checkpoint)(clip, question, **arguments) for question in QUESTIONS]
     assert pipe(clip, QUESTIONS, batch_size=3, **arguments) == expected
+
+
+def test_stop_strings_that_begin_in_the_prompt(clip):
+    checkpoint = make_checkpoint("llama")
+    alone = make_pipeline(checkpoint, remembered_videos=0)
+    prompts = ["<video>ab", "<video>ab and more"]
+    [ids] = alone(clip, prompts[0], return_tensors=True)
+    [first, *_] = ids["generated_token_ids"][-6:]
+    arguments = {"stop_strings": ["ab" + alone.tokenizer.decode(first)], "return_full_text": False}
+    expected = [alone(clip, prompt, **arguments) for prompt in prompts]
+    assert len(expected[0][0]["generated_text"]) == 1
+    assert make_pipeline(checkpoint)(clip, prompts, batch_size=2, **arguments) == expected
+
+
+def test_what_a_thread_began_before_the_model_changed_is_not_kept(checkpoint, clip):
+    pipe, other = make_pipeline(checkpoint), random_frames(2)
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Waits(TextStreamer):
+        def put(self, value):
+            begun.set()
+            assert goes_on.wait(60)
+
+        def end(self):
+            pass
+
+    thread = threading.Thread(target=pipe, args=(clip, "What?"), kwargs={"streamer": Waits(pipe.tokenizer)})
+    thread.start()
+    assert begun.wait(60)
+    with torch.no_grad():
+        for weight in pipe.model.parameters():
+            weight.copy_(weight.roll(1, -1))
+    pipe(other, "What?")
+    goes_on.set()
+    thread.join()
+    assert pipe(clip, "What? Now?") == make_pipeline(checkpoint)(clip, "What? Now?")
+
+
+def test_used_pipeline_is_pickled_without_its_memory(checkpoint, clip):
+    pipe = make_pipeline(checkpoint, remembered_videos=3)
+    answer = pipe(clip, QUESTIONS[0])
+    loaded = pickle.loads(pickle.dumps(pipe))
+    assert (loaded.memory.videos, loaded.memory.max_videos) == ({}, 3)
+    assert loaded(clip, QUESTIONS[0]) == answer
 
 
 def test_settings_of_the_processor_belong_to_a_video(checkpoint, clip):
@@ -284,6 +329,12 @@ def test_state_of_a_model(checkpoint):
     assert look()
     handle.remove()
     assert look()
+    layer.self_attn.scaling *= 2
+    assert look()
+    layer.forward = layer.forward
+    assert look()
+    del layer.forward
+    assert look()
     model.config.video_newline_position = "frame"
     assert look()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -302,8 +353,11 @@ def test_frames_whose_look_is_elsewhere_than_in_their_numbers_are_told_apart():
     frame = Image.fromarray(random_frames(1)[0]).quantize(16)
     other = frame.copy()
     other.putpalette([255 - value for value in frame.getpalette()])
-    assert frame.tobytes() == other.tobytes()
-    assert fingerprint(frame) != fingerprint(other)
+    for mode in ("P", "PA"):
+        one, two = frame.convert(mode), other.convert(mode)
+        assert one.tobytes() == two.tobytes()
+        assert fingerprint(one) != fingerprint(two)
+    assert fingerprint("data:video/mp4;base64,AAAA") != fingerprint(b"data:video/mp4;base64,AAAA")
 
     class Unpicklable:
         def __init__(self):

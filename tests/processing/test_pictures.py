@@ -5,6 +5,7 @@ import io
 import struct
 import time
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -326,3 +327,10 @@ class SlowFile(io.BytesIO):
 def test_error_of_a_file_object_is_told():
     with pytest.raises(VideoLimitError, match=r"took longer than max_decode_seconds=0\.01"):
         read_picture(SlowFile(PNG), ReadingLimits(max_decode_seconds=0.01))
+
+
+@pytest.mark.parametrize("picture", [Image.new("RGB", (0, 5)), np.zeros((0, 5, 3), np.uint8), torch.zeros(3, 5, 0)])
+def test_error_for_pictures_without_pixels(video_processor, image_processor, picture):
+    for prepare in (partial(frames, video_processor), partial(tiles, image_processor)):
+        with pytest.raises(ValueError, match=r"A picture was given with the sides .*, which has no pixels"):
+            prepare([picture])
