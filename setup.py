@@ -1,22 +1,22 @@
 """Maps the repository's folders to import names: `package/` is `llava_next_video`, `modeling/` is
-`llava_next_video.modeling`, and so on. Everything else about the build is in `pyproject.toml`."""
+`llava_next_video.modeling`, and so on. Everything else about the build is in `pyproject.toml`.
 
-from setuptools import find_packages, setup
+Tests, docs and tools read the list of rooms from here; it goes from the lowest floor to the highest, and no room
+imports from one above it (`tests/test_rooms.py`).
+"""
 
+ROOMS = ("modeling", "reading", "processing", "inference", "hub", "conversion", "package")
+FOLDERS = {f"llava_next_video.{room}".removesuffix(".package"): room for room in ROOMS}
 
-FOLDERS = {
-    "llava_next_video": "package",
-    "llava_next_video.modeling": "modeling",
-    "llava_next_video.processing": "processing",
-    "llava_next_video.conversion": "conversion",
-}
-SUBPACKAGES = find_packages(include=["modeling*", "processing*", "conversion*"])
+if __name__ == "__main__":
+    from setuptools import setup
 
-setup(
-    package_dir=FOLDERS,
-    packages=["llava_next_video", *(f"llava_next_video.{name}" for name in SUBPACKAGES)],
-    package_data={
-        "llava_next_video": ["demo_checkpoint/*", "model_card.md.jinja", "*.pyi", "py.typed"],
-        "llava_next_video.processing": ["chat_templates/*.jinja"],
-    },
-)
+    setup(
+        package_dir=FOLDERS,
+        packages=list(FOLDERS),
+        package_data={
+            "llava_next_video": ["demo_checkpoint/*", "*.pyi", "py.typed"],
+            "llava_next_video.processing": ["chat_templates/*.jinja"],
+            "llava_next_video.hub": ["model_card.md.jinja"],
+        },
+    )

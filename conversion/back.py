@@ -5,7 +5,12 @@ from pathlib import Path
 
 import torch
 
-from llava_next_video.conversion.checkpoint_files import (
+from llava_next_video.conversion.original_config import is_original, original_config
+from llava_next_video.conversion.planned_tensors import PlannedTensor
+from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
+from llava_next_video.conversion.vision_towers import KNOWN
+from llava_next_video.conversion.weight_names import BACK, rename
+from llava_next_video.hub.checkpoint_files import (
     CheckpointError,
     convertible_tensors,
     folder_with_weights,
@@ -13,11 +18,6 @@ from llava_next_video.conversion.checkpoint_files import (
     read_json,
     reading_settings,
 )
-from llava_next_video.conversion.original_config import is_original, original_config
-from llava_next_video.conversion.planned_tensors import PlannedTensor
-from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
-from llava_next_video.conversion.vision_towers import KNOWN
-from llava_next_video.conversion.weight_names import BACK, rename
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 
 

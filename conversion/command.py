@@ -10,12 +10,12 @@ import torch
 
 from llava_next_video.conversion.back import BackPlan, plan_back
 from llava_next_video.conversion.convert import DEFAULT_SHARD_BYTES, convert, convert_to_original
-from llava_next_video.conversion.destination import readable
-from llava_next_video.conversion.hub import upload
 from llava_next_video.conversion.plan import Plan, plan_conversion
-from llava_next_video.conversion.recipes import FACTS, RELEASED, Recipe, recipe_named
 from llava_next_video.conversion.tokenizer import SAME_TEMPLATE, STOP_STRINGS
 from llava_next_video.conversion.writing import split_into_shards
+from llava_next_video.hub.destination import readable
+from llava_next_video.hub.recipes import FACTS, RELEASED, Recipe, recipe_named
+from llava_next_video.hub.upload import upload
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

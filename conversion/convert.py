@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_next_video.conversion.back import BackPlan
-from llava_next_video.conversion.checkpoint_files import check_entries, load_pickle
-from llava_next_video.conversion.destination import appearing_at_once, check_destination, readable
 from llava_next_video.conversion.plan import Plan
 from llava_next_video.conversion.planned_tensors import PlannedTensor
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.writing import split_into_shards, verify, write_tensors
+from llava_next_video.hub.checkpoint_files import check_entries, load_pickle
+from llava_next_video.hub.destination import appearing_at_once, check_destination, readable
 
 
 ORIGINAL_FOLDER = "original"

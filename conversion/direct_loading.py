@@ -15,10 +15,9 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-import llava_next_video
-from llava_next_video.conversion.checkpoint_files import check_entries, load_pickle, reading_settings
 from llava_next_video.conversion.original_config import is_original
-from llava_next_video.conversion.recipes import USUAL_ORIGIN, recipe_named
+from llava_next_video.hub.checkpoint_files import check_entries, load_pickle, reading_settings
+from llava_next_video.hub.recipes import USUAL_ORIGIN, recipe_named
 
 
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -117,30 +116,3 @@ def split_options(kwargs: dict) -> tuple[dict, dict, dict]:
         options["recipe"] = recipe_named(options["recipe"])
     rest = {name: value for name, value in kwargs.items() if name not in (*PLAN_OPTIONS, *DOWNLOAD_OPTIONS)}
     return download_options(kwargs), options, rest
-
-
-class OriginalConfig(PreTrainedConfig):
-    """What `AutoConfig` finds for a model type of the original code; it makes a `LlavaNextVideoConfig`."""
-
-    @classmethod
-    def from_dict(cls, config_dict: dict, **kwargs):
-        source, revision = kwargs.pop("name_or_path"), config_dict.get("_commit_hash")
-        options = {name: kwargs[name] for name in PLAN_OPTIONS if name in kwargs}
-        translated, _ = OriginalFormat.config_dict(source, {**options, "revision": revision})
-        # `recipe` and `vision_tower` stay among the unused arguments: the model is loaded with them next.
-        return llava_next_video.LlavaNextVideoConfig.from_dict(translated, name_or_path=source, **kwargs)
-
-
-class LlavaQwenConfig(OriginalConfig):
-    model_type = "llava_qwen"
-
-
-class LlavaLlamaConfig(OriginalConfig):
-    model_type = "llava_llama"
-
-
-class LlavaMistralConfig(OriginalConfig):
-    model_type = "llava_mistral"
-
-
-ORIGINAL_CONFIGS = (LlavaQwenConfig, LlavaLlamaConfig, LlavaMistralConfig)

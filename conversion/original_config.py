@@ -7,7 +7,8 @@ llava/model/language_model/, `get_anyres_image_grid_shape` in llava/mm_utils.py.
 import ast
 import re
 
-from llava_next_video.conversion.recipes import USUAL, Recipe
+from llava_next_video.hub.recipes import USUAL, Recipe
+from llava_next_video.modeling.configuration_llava_next_video import ASPECT_RATIO
 
 
 # model_type, or the architecture where a configuration says only "llava", and the language model's type.
@@ -69,7 +70,7 @@ SUPPORTED = {
     "mm_use_im_start_end": (False, None),
     "mm_use_im_patch_token": (False, None),
     "mm_resampler_type": ("spatial_pool", None),
-    "image_aspect_ratio": (re.compile(r"anyres|anyres_max_[1-9]\d*|pad|square"), None),
+    "image_aspect_ratio": (ASPECT_RATIO, None),
 }
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from llava_next_video.conversion.checkpoint_files import convertible_tensors, folder_with_weights
 from llava_next_video.conversion.planned_tensors import (
     TOWER_PREFIX,
     PlannedTensor,
@@ -16,8 +15,9 @@ from llava_next_video.conversion.planned_tensors import (
     rename_all,
     rename_tower,
 )
-from llava_next_video.conversion.recipes import Recipe
 from llava_next_video.conversion.settings import Settings, plan_settings
+from llava_next_video.hub.checkpoint_files import convertible_tensors, folder_with_weights
+from llava_next_video.hub.recipes import Recipe
 
 
 @dataclass

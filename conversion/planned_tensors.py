@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from llava_next_video.conversion.checkpoint_files import CheckpointError, StoredTensor
 from llava_next_video.conversion.weight_names import (
     DROPPED,
     RENAMED,
@@ -16,6 +15,7 @@ from llava_next_video.conversion.weight_names import (
     TOWER_RENAMED,
     rename,
 )
+from llava_next_video.hub.checkpoint_files import CheckpointError, StoredTensor
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.modeling.modeling_llava_next_video import LlavaNextVideoForConditionalGeneration
 

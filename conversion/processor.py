@@ -2,9 +2,9 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from llava_next_video.conversion.recipes import Recipe
 from llava_next_video.conversion.tokenizer import begins_words_with_space, read_template
 from llava_next_video.conversion.vision_towers import VisionTower
+from llava_next_video.hub.recipes import Recipe
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import (
     LlavaNextVideoImageProcessor,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from transformers import GenerationConfig
 
-from llava_next_video.conversion.checkpoint_files import CheckpointError, local_folder, read_json, reading_settings
 from llava_next_video.conversion.original_config import (
     is_original,
     our_config,
@@ -14,11 +13,12 @@ from llava_next_video.conversion.original_config import (
     usual_recipe,
 )
 from llava_next_video.conversion.processor import make_processor
-from llava_next_video.conversion.recipes import USUAL_ORIGIN, Recipe, find_released, resolve
-from llava_next_video.conversion.rope import rope_factor_for
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES, make_generation_config, prepare_tokenizer
 from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower, tower_of_checkpoint
+from llava_next_video.hub.checkpoint_files import CheckpointError, local_folder, read_json, reading_settings
+from llava_next_video.hub.recipes import USUAL_ORIGIN, Recipe, find_released, resolve
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from llava_next_video.modeling.visual_grid import rope_factor_for
 from llava_next_video.processing import LlavaNextVideoProcessor
 
 

@@ -16,6 +16,10 @@ import griffe
 
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))
+from setup import FOLDERS  # noqa: E402
+
+
 SOURCES = ROOT / "build" / "docs" / "llava_next_video"  # `paths` in zensical.toml is the folder above
 
 SECTION = re.compile(r"^(Args|Returns|Raises|Yields):\n((?:    .*\n?|\n(?=    ))+)", re.MULTILINE)
@@ -48,9 +52,9 @@ def as_list(section: re.Match) -> str:
 def put_sources_under_their_import_names():
     """As setup.py does when the package is installed."""
     rmtree(SOURCES, ignore_errors=True)
-    copytree(ROOT / "package", SOURCES, ignore=ignore_patterns("demo_checkpoint", "__pycache__"))
-    for folder in ("modeling", "processing", "conversion"):
-        copytree(ROOT / folder, SOURCES / folder, ignore=ignore_patterns("__pycache__"))
+    for name, folder in FOLDERS.items():
+        target = SOURCES.parent / name.replace(".", "/")
+        copytree(ROOT / folder, target, ignore=ignore_patterns("demo_checkpoint", "__pycache__"), dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,15 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
-from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+from .other_formats import format_of
+from .own_code import forget_exported_code
 
 
 # Vision towers we can run layer by layer, and whether their output starts with a class token.
 HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
+
+ASPECT_RATIO = re.compile(r"anyres(?:_max_([1-9]\d{0,5}))?|pad|square")  # what `image_aspect_ratio` may be
 
 # More than any model has: a configuration with larger numbers is damaged, or hostile.
 MAX_PATCHES_PER_SIDE, MAX_GRID_PINPOINTS, MAX_TILES, MAX_TOKEN_ID = 256, 1000, 1000, 2**31
@@ -120,10 +124,6 @@ class LlavaNextVideoConfig(PreTrainedConfig):
     (336, 2)
     """
 
-    # Reads checkpoints of the original code; set by the package, which brings the tables for it (conversion/). Code
-    # that was exported with a checkpoint has no use for it.
-    original_format = None
-
     model_type = "llava_next_video"
     attribute_map = {"image_token_id": "image_token_index", "video_token_id": "video_token_index"}
     sub_configs_defaults = {
@@ -165,10 +165,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        if not type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
-            # Where the code of an exported checkpoint lies beside it. We are in its place, and save without it.
-            kwargs.pop("auto_map", None)
-            kwargs.pop("custom_pipelines", None)
+        forget_exported_code(self, kwargs)
         check_numbers("config", kwargs)
         for name in ("vision_config", "text_config"):
             if isinstance(part := getattr(self, name), dict):
@@ -192,8 +189,8 @@ class LlavaNextVideoConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
-        if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
-            return cls.original_format.config_dict(pretrained_model_name_or_path, kwargs)
+        if other := format_of(pretrained_model_name_or_path, kwargs):
+            return other.config_dict(pretrained_model_name_or_path, kwargs)
         return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True):
@@ -284,7 +281,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
                     f"image_grid_pinpoints has the size {[height, width]}, which is more than {MAX_TILES} tiles of "
                     f"{side}x{side} pixels. Leave out sizes that no image needs."
                 )
-        if not re.fullmatch(r"anyres|anyres_max_[1-9]\d{0,5}|pad|square", self.image_aspect_ratio):
+        if not ASPECT_RATIO.fullmatch(self.image_aspect_ratio):
             raise ValueError(
                 f"image_aspect_ratio is {self.image_aspect_ratio!r}; "
                 "it has to be 'anyres', 'anyres_max_N' with N tiles, 'pad' or 'square'."

@@ -40,7 +40,9 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_llava_next_video import UNUSABLE, LlavaNextVideoConfig
-from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video, pool_grid, tile_grid
+from .other_formats import format_of
+from .visual_grid import tile_grid
+from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video, pool_grid
 
 
 logger = logging.get_logger(__name__)
@@ -172,7 +174,6 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
 
     config: LlavaNextVideoConfig
     config_class = LlavaNextVideoConfig
-    original_format = None  # as in the configuration
     base_model_prefix = "model"
     input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
@@ -190,8 +191,8 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
-            return cls.original_format.model(cls, pretrained_model_name_or_path, *args, **kwargs)
+        if other := format_of(pretrained_model_name_or_path, kwargs):
+            return other.model(cls, pretrained_model_name_or_path, *args, **kwargs)
         if pretrained_model_name_or_path is not None:
             check_index(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -310,9 +311,8 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             ValueError: the tiles are not those of images of these sizes.
         """
         sizes = [tuple(size) for size in (image_sizes.tolist() if hasattr(image_sizes, "tolist") else image_sizes)]
-        tiled = self.config.image_aspect_ratio.startswith("anyres")
-        side = self.config.vision_config.image_size
-        grids = [tile_grid(size, self.config.image_grid_pinpoints, side) if tiled else (0, 0) for size in sizes]
+        side, ratio = self.config.vision_config.image_size, self.config.image_aspect_ratio
+        grids = [tile_grid(size, side, self.config.image_grid_pinpoints, ratio) for size in sizes]
         num_tiles = [rows * columns + 1 for rows, columns in grids]
 
         if isinstance(pixel_values, torch.Tensor) and pixel_values.ndim == 4:

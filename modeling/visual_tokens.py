@@ -6,12 +6,10 @@ Sources: `get_2dPool`, `add_token_per_grid`, `add_token_per_frame`, `unpad_image
 `prepare_inputs_labels_for_multimodal` in llava/model/llava_arch.py of LLaVA-NeXT.
 """
 
-import math
-import re
-
 import torch
 from torch.nn import functional as F
-from transformers.image_processing_utils import select_best_resolution
+
+from .visual_grid import pooled_side, shrunk_grid, unpadded_grid
 
 
 def pool_grid(features: torch.Tensor, mode: str, stride: int) -> torch.Tensor:
@@ -27,7 +25,7 @@ def pool_grid(features: torch.Tensor, mode: str, stride: int) -> torch.Tensor:
     elif mode == "max":
         pooled = F.max_pool2d(channels_first, stride)
     else:
-        size = [math.ceil(side / stride) for side in features.shape[1:3]]
+        size = [pooled_side(side, stride, mode) for side in features.shape[1:3]]
         pooled = F.interpolate(channels_first, size=size, mode="bilinear")
     return pooled.movedim(1, -1)
 
@@ -62,33 +60,6 @@ def lay_out_slow_fast_video(
     return torch.cat(pieces)
 
 
-def tile_grid(image_size: tuple[int, int], grid_pinpoints: list, tile_side: int) -> tuple[int, int]:
-    """Rows and columns of tiles that an image of (height, width) pixels is cut into."""
-    height, width = select_best_resolution(image_size, grid_pinpoints)
-    return height // tile_side, width // tile_side
-
-
-def unpadded_grid(height: int, width: int, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a (height x width) grid of patches that lie on the image and not on its padding.
-
-    >>> unpadded_grid(48, 48, image_size=(300, 600))
-    (24, 48)
-    """
-    image_height, image_width = image_size
-    # Rounded before it is cut, as in transformers: 23.999999999 rows are 24.
-    if image_width / image_height > width / height:
-        rows = int(round(image_height * (width / image_width), 7))
-        return height - 2 * ((height - rows) // 2), width
-    columns = int(round(image_width * (height / image_height), 7))
-    return height, width - 2 * ((width - columns) // 2)
-
-
-def shrunk_grid(height: int, width: int, patches_per_side: int, max_tiles: int) -> tuple[int, int]:
-    """Size that `anyres_max_N` shrinks an image's grid of patches to, or the same size when it is small enough."""
-    times = math.sqrt(height * width / (max_tiles * patches_per_side**2))
-    return (int(height // times), int(width // times)) if times > 1.1 else (height, width)
-
-
 def lay_out_image(
     tiles: torch.Tensor,
     newline: torch.Tensor,
@@ -111,8 +82,7 @@ def lay_out_image(
     rows, columns = unpadded_grid(height, width, image_size)
     top, left = (height - rows) // 2, (width - columns) // 2
     joined = joined[top : top + rows, left : left + columns]
-    if limit := re.fullmatch(r"anyres_max_(\d+)", aspect_ratio):
-        size = shrunk_grid(rows, columns, patches_per_side, int(limit[1]))
-        if size != (rows, columns):
-            joined = F.interpolate(joined.movedim(-1, 0)[None], size=size, mode="bilinear")[0].movedim(0, -1)
+    size = shrunk_grid(rows, columns, patches_per_side, aspect_ratio)
+    if size != (rows, columns):
+        joined = F.interpolate(joined.movedim(-1, 0)[None], size=size, mode="bilinear")[0].movedim(0, -1)
     return torch.cat([overview, close_rows(joined[None], newline).flatten(0, 2)])

@@ -1,22 +1,22 @@
 """The public names, and where they come from; imported when they are used."""
 
-from .chat import VideoChat
-from .conversion.rope import rope_factor_for
-from .finite import check_finite
-from .frame_sheet import draw_frame_sheet
-from .hub_export import export_for_hub
+from .hub.export import export_for_hub
+from .inference.chat import VideoChat
+from .inference.finite import check_finite
+from .inference.frame_sheet import draw_frame_sheet
+from .inference.pipeline_video_text_to_text import VideoTextToTextPipeline
 from .modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from .modeling.modeling_llava_next_video import (
     LlavaNextVideoForConditionalGeneration,
     LlavaNextVideoModel,
     LlavaNextVideoPreTrainedModel,
 )
-from .pipeline_video_text_to_text import VideoTextToTextPipeline
+from .modeling.visual_grid import rope_factor_for
 from .processing.image_processing_llava_next_video import LlavaNextVideoImageProcessor
 from .processing.processing_llava_next_video import LlavaNextVideoProcessor
 from .processing.video_processing_llava_next_video import LlavaNextVideoVideoProcessor
-from .processing.video_reading import read_video
-from .processing.video_sources import ReadingLimits, VideoLimitError, VideoReadError
+from .reading.video_reading import read_video
+from .reading.video_sources import ReadingLimits, VideoLimitError, VideoReadError
 
 DEMO_CHECKPOINT: str
 

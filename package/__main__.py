@@ -9,12 +9,12 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer, pipeline
 
 from llava_next_video import DEMO_CHECKPOINT, ReadingLimits, VideoChat, VideoTextToTextPipeline
-from llava_next_video import hub_export as export
-from llava_next_video.chat import converse
 from llava_next_video.conversion import command as convert
-from llava_next_video.conversion.checkpoint_files import UntrustedCheckpoint
-from llava_next_video.frame_sheet import save_frame_sheet
-from llava_next_video.processing.video_sources import open_source
+from llava_next_video.hub import export
+from llava_next_video.hub.checkpoint_files import UntrustedCheckpoint
+from llava_next_video.inference.chat import converse
+from llava_next_video.inference.frame_sheet import save_frame_sheet
+from llava_next_video.reading.video_sources import open_source
 
 
 def ask(args: argparse.Namespace):

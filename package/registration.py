@@ -12,24 +12,11 @@ from types import ModuleType
 
 from wrapt import register_post_import_hook
 
+from llava_next_video.modeling import other_formats
 
-# Our modules and the class in each whose `from_pretrained` reads checkpoints of the original code.
-READERS_OF_ORIGINALS = {
-    "llava_next_video.modeling.configuration_llava_next_video": "LlavaNextVideoConfig",
-    "llava_next_video.modeling.modeling_llava_next_video": "LlavaNextVideoPreTrainedModel",
-    "llava_next_video.processing.processing_llava_next_video": "LlavaNextVideoProcessor",
-}
+
 DEMO_CHECKPOINT = str(Path(__file__).parent / "demo_checkpoint")
 """Folder of the embedded demonstration checkpoint, which knows only moving coloured shapes."""
-
-
-class RegisteredPipelines(dict):
-    """The `custom_pipelines` of a configuration in a process that has this package: they name the task to
-    `pipeline(model=...)`, and leave its class to the registry, where ours is. (A task that is *in* them would be loaded
-    from the checkpoint's folder, or refused without trust.)"""
-
-    def __contains__(self, task) -> bool:
-        return False
 
 
 def introduce(theirs: str, ours: str, introduction: Callable[[ModuleType, ModuleType], None]):
@@ -50,8 +37,7 @@ def introduce(theirs: str, ours: str, introduction: Callable[[ModuleType, Module
 def register():
     """Make transformers' Auto classes and pipelines use this package for `model_type: llava_next_video`, and our own
     classes read checkpoints of the original code."""
-    for module in READERS_OF_ORIGINALS:
-        register_post_import_hook(read_originals, module)
+    other_formats.IMPORTERS.append(original_format)
     auto = "transformers.models.auto"
     configuration = "llava_next_video.modeling.configuration_llava_next_video"
     introduce(f"{auto}.configuration_auto", configuration, register_configuration)
@@ -59,22 +45,18 @@ def register():
     introduce(f"{auto}.video_processing_auto", "llava_next_video.processing", register_video_processor)
     introduce(f"{auto}.image_processing_auto", "llava_next_video.processing", register_image_processor)
     introduce(f"{auto}.processing_auto", "llava_next_video.processing", register_processor)
-    introduce("transformers.pipelines", "llava_next_video.pipeline_video_text_to_text", register_pipeline)
+    introduce("transformers.pipelines", "llava_next_video.inference.pipeline_video_text_to_text", register_pipeline)
 
 
-def read_originals(ours: ModuleType):
-    """Give a class of ours its reader of original checkpoints as soon as it is there: it may be used without any of
-    transformers' Auto classes."""
+def original_format() -> type:
     from llava_next_video.conversion.direct_loading import OriginalFormat
 
-    getattr(ours, READERS_OF_ORIGINALS[ours.__name__]).original_format = OriginalFormat
+    return OriginalFormat
 
 
 def register_configuration(auto: ModuleType, ours: ModuleType):
-    from llava_next_video.conversion.direct_loading import ORIGINAL_CONFIGS
+    from llava_next_video.conversion.original_model_types import ORIGINAL_CONFIGS
 
-    ours.LlavaNextVideoConfig.custom_pipelines = RegisteredPipelines({"video-text-to-text": {}})
-    # A plain `model_type: llava` is left to the built-in `Llava`; only our own classes recognise such originals.
     for config_class in (ours.LlavaNextVideoConfig, *ORIGINAL_CONFIGS):
         auto.AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
 
@@ -112,7 +94,6 @@ def register_processor(auto: ModuleType, ours: ModuleType):
 def register_pipeline(pipelines: ModuleType, ours: ModuleType):
     from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM
 
-    ours.VideoTextToTextPipeline.write_settings = staticmethod(write_settings)
     pipelines.PIPELINE_REGISTRY.register_pipeline(
         "video-text-to-text",
         pipeline_class=ours.VideoTextToTextPipeline,
@@ -120,10 +101,3 @@ def register_pipeline(pipelines: ModuleType, ours: ModuleType):
         default={"model": (DEMO_CHECKPOINT, "main")},
         type="multimodal",
     )
-
-
-def write_settings(*args):
-    """What a pipeline saves besides the weights."""
-    from llava_next_video import hub_export
-
-    hub_export.write_settings(*args)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..reading.video_sources import is_video_source, scheme_of
 from .video_processing_llava_next_video import ProcessedVideo
-from .video_sources import is_video_source, scheme_of
 
 
 # Types of parts, and what each is: OpenAI's names too, of both its interfaces.

@@ -20,11 +20,11 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
+from ..modeling.own_code import forget_exported_code
+from ..reading.pictures import is_own_scale, read_picture, rgb_values
+from ..reading.video_sources import LimitsMixin, is_video_source
 from .exact_pixels import ExactPixelsMixin
-from .local_code import LocalCodeMixin
-from .pictures import is_own_scale, read_picture, rgb_values
 from .pixel_bounds import MOST_TILES, check_on_the_way, check_settings, largest_sides
-from .video_sources import LimitsMixin, is_video_source
 
 
 class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
@@ -37,7 +37,7 @@ class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
     image_aspect_ratio: str
 
 
-class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin, TorchvisionBackend):
+class LlavaNextVideoImageProcessor(LimitsMixin, ExactPixelsMixin, TorchvisionBackend):
     """Turns images into `pixel_values` (images, tiles, 3, height, width), float32, and `image_sizes` (images, 2).
 
     With `image_aspect_ratio="anyres"` (or `"anyres_max_N"`) the first tile is an overview of the whole image, and the
@@ -68,6 +68,10 @@ class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
     do_pad = True
     image_grid_pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
     image_aspect_ratio = "anyres"
+
+    def __init__(self, **kwargs):
+        forget_exported_code(self, kwargs)
+        super().__init__(**kwargs)
 
     def to_dict(self) -> dict:
         return {**super().to_dict(), "image_processor_type": "LlavaNextImageProcessor"}

@@ -5,20 +5,19 @@ A picture on its way, resized by its shorter side or padded to a square, may hav
 """
 
 import math
-import re
 from numbers import Integral, Real
 
 import torch
 from transformers.image_utils import SizeDict, pil_torch_interpolation_mapping
 
+from ..modeling.configuration_llava_next_video import ASPECT_RATIO
+from ..reading.video_sources import ReadingLimits, VideoLimitError
 from .exact_pixels import resized_sides
-from .video_sources import ReadingLimits, VideoLimitError
 
 
 ENLARGEMENT = 4
 MOST_FRAMES = 1_000_000
 MOST_TILES = 1000  # as in the configuration: of a grid, and grids; the largest of a released checkpoint has 36
-ASPECT_RATIOS = re.compile(r"anyres|anyres_max_[1-9]\d{0,5}|pad|square")  # as in the configuration
 
 
 def check_on_the_way(height: int, width: int, original: tuple[int, int], limits: ReadingLimits):
@@ -101,7 +100,7 @@ def check_settings(limits: ReadingLimits, settings: dict):
         refuse("resample", resample, "a number of PIL.Image.Resampling, 0 to 5")
     check_grids(settings.get("image_grid_pinpoints"))
     ratio = settings.get("image_aspect_ratio")
-    if ratio is not None and not (isinstance(ratio, str) and ASPECT_RATIOS.fullmatch(ratio)):
+    if ratio is not None and not (isinstance(ratio, str) and ASPECT_RATIO.fullmatch(ratio)):
         refuse("image_aspect_ratio", ratio, "'anyres', 'anyres_max_N', 'pad' or 'square'")
 
 

@@ -11,9 +11,10 @@ from transformers.processing_utils import (
     ProcessorMixin,
 )
 
-from .chat_messages import Sealed, checked_conversation, checked_conversations, unsealed, with_media
+from ..modeling.other_formats import format_of
+from ..modeling.visual_grid import image_token_count, video_token_count
+from .chat_messages import Sealed, checked_conversations, unsealed, with_media
 from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImageProcessorKwargs
-from .token_counting import image_token_count, video_token_count
 from .video_processing_llava_next_video import (
     LlavaNextVideoVideoProcessor,
     LlavaNextVideoVideoProcessorKwargs,
@@ -86,16 +87,9 @@ class LlavaNextVideoProcessor(ProcessorMixin):
     (2, 'grid')
     """
 
-    # Reads checkpoints of the original code; set by the package, which brings the tables for it (conversion/).
-    original_format = None
-
     valid_processor_kwargs = LlavaNextVideoProcessorKwargs
     # Videos that differ in their number of frames stay a list.
     skip_tensor_conversion = (*ProcessorMixin.skip_tensor_conversion, "pixel_values_videos")
-
-    # For pipelines, which know a processor but not where its code lies.
-    checked_conversation = staticmethod(checked_conversation)
-    with_media = staticmethod(with_media)
 
     def __init__(
         self,
@@ -144,8 +138,8 @@ class LlavaNextVideoProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
-            return cls.original_format.processor(pretrained_model_name_or_path, kwargs)
+        if other := format_of(pretrained_model_name_or_path, kwargs):
+            return other.processor(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod

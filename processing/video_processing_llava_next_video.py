@@ -24,6 +24,10 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from ..modeling.own_code import forget_exported_code
+from ..reading.pictures import head_of, is_base64_picture, is_own_scale, is_picture, largest_of, rgb_frames, rgb_video
+from ..reading.video_reading import read_video
+from ..reading.video_sources import LimitsMixin, ReadingLimits, is_video_source
 from .exact_pixels import ExactPixelsMixin
 from .frame_sampling import (
     fps_capped_indices,
@@ -36,11 +40,7 @@ from .frame_sampling import (
     uniform_repeated_indices,
     whole_step,
 )
-from .local_code import LocalCodeMixin
-from .pictures import head_of, is_base64_picture, is_own_scale, is_picture, largest_of, rgb_frames, rgb_video
 from .pixel_bounds import check_on_the_way, check_prepared, check_settings, largest_sides, pieces
-from .video_reading import read_video
-from .video_sources import LimitsMixin, ReadingLimits, is_video_source
 
 
 # Each is decoded in as many threads as there are processors, and holds the frames it needs for that.
@@ -74,7 +74,7 @@ class LlavaNextVideoVideoProcessorKwargs(VideosKwargs, total=False):
     time_instruction: bool
 
 
-class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin, BaseVideoProcessor):
+class LlavaNextVideoVideoProcessor(LimitsMixin, ExactPixelsMixin, BaseVideoProcessor):
     """Turns videos into `pixel_values_videos`: (videos, frames, 3, height, width), float32, or a list of
     (frames, 3, height, width) when the videos differ in their number of frames.
 
@@ -110,6 +110,10 @@ class LlavaNextVideoVideoProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin
     num_frames = 32
     frame_sampling = "uniform"
     time_instruction = False
+
+    def __init__(self, **kwargs):
+        forget_exported_code(self, kwargs)
+        super().__init__(**kwargs)
 
     def preprocess(self, videos, **kwargs) -> BatchFeature:
         num_frames, fps = kwargs.get("num_frames"), kwargs.get("fps")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from llava_next_video.conversion.recipes import Recipe, recipe_named
+from llava_next_video.hub.recipes import Recipe, recipe_named
 
 
 GOLDEN = Path(os.environ.get("LLAVA_NEXT_VIDEO_GOLDEN", Path(__file__).parent / "golden"))

@@ -20,14 +20,13 @@ import pytest
 import llava_next_video
 from llava_next_video import LlavaNextVideoConfig
 from llava_next_video.__main__ import parse_arguments
+from setup import ROOMS
 
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "demo_model" / "README.md", *sorted(DOCS.rglob("*.md"))]
-SOURCES = [
-    path for folder in ("package", "modeling", "processing", "conversion") for path in ROOT.glob(f"{folder}/*.py")
-]
+SOURCES = [path for room in ROOMS for path in ROOT.glob(f"{room}/*.py")]
 TROUBLESHOOTING = DOCS / "guides" / "troubleshooting.md"
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 each_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from llava_next_video import LlavaNextVideoConfig
-from llava_next_video.modeling.visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video, tile_grid
-from llava_next_video.processing.token_counting import image_token_count, video_token_count
+from llava_next_video.modeling.visual_grid import image_token_count, tile_grid, video_token_count
+from llava_next_video.modeling.visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video
 from tests.tiny import config_arguments, make_model, make_processor, pinpoints, random_frames
 
 
@@ -93,7 +93,7 @@ def test_image_arithmetic_agrees_at_full_size(patches_per_side, side, aspect_rat
     newline = torch.zeros(1)
     for size in [*IMAGE_SIZES, (480, 853), (800, 600), (90, 700), (1500, 200), (5, 500), (2000, 3000)]:
         for pins in (pinpoints(side), grids):
-            rows, columns = tile_grid(size, pins, side)
+            rows, columns = tile_grid(size, side, pins)
             tiles = torch.zeros(rows * columns + 1, patches_per_side, patches_per_side, 1)
             tokens = lay_out_image(tiles, newline, size, (rows, columns), aspect_ratio)
             assert len(tokens) == image_token_count(size, patches_per_side, side, pins, aspect_ratio), size
@@ -103,7 +103,7 @@ def test_image_arithmetic_agrees_at_full_size(patches_per_side, side, aspect_rat
 def test_a_rounding_error_neither_adds_nor_loses_a_row(image_size):
     """Sizes whose last row (or column) of patches is 1e-12 off the image, at SigLIP 384/14: both sides round it."""
     sizes = [[384 * rows, 384 * columns] for rows, columns in product(range(1, 7), repeat=2)]
-    grid = tile_grid(image_size, sizes, 384)
+    grid = tile_grid(image_size, 384, sizes)
     tiles = torch.zeros(grid[0] * grid[1] + 1, 27, 27, 1)
     tokens = lay_out_image(tiles, torch.zeros(1), image_size, grid, "anyres")
     assert len(tokens) == image_token_count(image_size, 27, 384, sizes, "anyres")

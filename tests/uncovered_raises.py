@@ -11,9 +11,10 @@ from pathlib import Path
 import coverage
 import pytest
 
+from setup import ROOMS
+
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("package", "modeling", "processing", "conversion")
 
 
 def raises_in(path: Path) -> set[int]:
@@ -23,15 +24,15 @@ def raises_in(path: Path) -> set[int]:
 
 
 def main(arguments: list[str]) -> int:
-    watch = coverage.Coverage(data_file=None, include=[f"{ROOT}/{folder}/*.py" for folder in FOLDERS])
+    watch = coverage.Coverage(data_file=None, include=[f"{ROOT}/{room}/*.py" for room in ROOMS])
     watch.start()
     status = pytest.main(arguments)
     watch.stop()
     data = watch.get_data()
     never = [
         f"{path.relative_to(ROOT)}:{line}"
-        for folder in FOLDERS
-        for path in sorted(ROOT.glob(f"{folder}/*.py"))
+        for room in ROOMS
+        for path in sorted(ROOT.glob(f"{room}/*.py"))
         for line in sorted(raises_in(path) - set(data.lines(str(path)) or ()))
     ]
     if never:

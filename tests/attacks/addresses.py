@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoVideoProcessor, VideoReadError, read_video
-from llava_next_video.processing import video_sources
+from llava_next_video.reading import video_sources
 from tests.attacks import Attack
 
 

@@ -15,9 +15,9 @@ from llava_next_video import (
     LlavaNextVideoProcessor,
     export_for_hub,
 )
-from llava_next_video.conversion.checkpoint_files import CheckpointError, UntrustedCheckpoint
 from llava_next_video.conversion.convert import convert
 from llava_next_video.conversion.plan import plan_conversion
+from llava_next_video.hub.checkpoint_files import CheckpointError, UntrustedCheckpoint
 from tests.attacks import Attack
 from tests.golden_data import Recording
 

@@ -18,7 +18,7 @@ from llava_next_video import (
     VideoLimitError,
     VideoReadError,
 )
-from llava_next_video.processing.pictures import read_picture
+from llava_next_video.reading.pictures import read_picture
 from tests.attacks import Attack
 
 

@@ -13,9 +13,9 @@ from llava_next_video import (
     export_for_hub,
 )
 from llava_next_video.conversion.back import plan_back
-from llava_next_video.conversion.checkpoint_files import SETTINGS_FILES, CheckpointError
 from llava_next_video.conversion.plan import plan_conversion
-from llava_next_video.model_card import model_card
+from llava_next_video.hub.checkpoint_files import SETTINGS_FILES, CheckpointError
+from llava_next_video.hub.model_card import model_card
 from tests.attacks import Attack
 from tests.golden_data import Recording
 

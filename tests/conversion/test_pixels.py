@@ -15,7 +15,7 @@ from llava_next_video import (
     LlavaNextVideoVideoProcessor,
     read_video,
 )
-from llava_next_video.processing.token_counting import image_token_count
+from llava_next_video.modeling.visual_grid import image_token_count
 from tests.golden_data import GOLDEN, VARIANTS, Recording
 
 

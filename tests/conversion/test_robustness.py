@@ -29,11 +29,12 @@ from llava_next_video import (
     export_for_hub,
 )
 from llava_next_video.__main__ import main
-from llava_next_video.conversion import checkpoint_files, destination, writing
+from llava_next_video.conversion import writing
 from llava_next_video.conversion.back import plan_back
-from llava_next_video.conversion.checkpoint_files import CheckpointError, UntrustedCheckpoint, stored_tensors
 from llava_next_video.conversion.convert import convert
 from llava_next_video.conversion.plan import plan_conversion
+from llava_next_video.hub import checkpoint_files, destination
+from llava_next_video.hub.checkpoint_files import CheckpointError, UntrustedCheckpoint, stored_tensors
 from tests.golden_data import Recording
 
 
@@ -620,7 +621,7 @@ def test_unreachable_source_is_one_clear_error(tmp_path, capsys, monkeypatch):
     def no_network(*args, **kwargs):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("llava_next_video.conversion.checkpoint_files.snapshot_download", no_network)
+    monkeypatch.setattr("llava_next_video.hub.checkpoint_files.snapshot_download", no_network)
     assert main(["convert", "someone/something", str(tmp_path / "made")]) == 1
     assert (
         "'someone/something' is not a folder, and could not be fetched from the Hugging Face Hub: no network"

@@ -14,7 +14,6 @@ from transformers.image_utils import (
 )
 
 from llava_next_video import rope_factor_for
-from llava_next_video.conversion.checkpoint_files import CheckpointError
 from llava_next_video.conversion.original_config import (
     grid_pinpoints,
     is_original,
@@ -26,7 +25,6 @@ from llava_next_video.conversion.original_config import (
 )
 from llava_next_video.conversion.plan import plan_conversion
 from llava_next_video.conversion.planned_tensors import expected_shapes, rename_tower
-from llava_next_video.conversion.recipes import FACTS, RELEASED, USUAL, Recipe, find_released, recipe_named, resolve
 from llava_next_video.conversion.tokenizer import STOP_STRINGS, read_template, template_name
 from llava_next_video.conversion.vision_towers import KNOWN, find_vision_tower
 from llava_next_video.conversion.weight_names import (
@@ -39,6 +37,8 @@ from llava_next_video.conversion.weight_names import (
     UnknownWeight,
     rename,
 )
+from llava_next_video.hub.checkpoint_files import CheckpointError
+from llava_next_video.hub.recipes import FACTS, RELEASED, USUAL, Recipe, find_released, recipe_named, resolve
 from tests.conversion.synthetic import LAYOUTS, SIGLIP, original_config, original_shapes, tower_shapes, write_original
 
 

@@ -97,7 +97,7 @@ def test_way_to_exported_code_is_neither_followed_nor_saved(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(exported))
     config = LlavaNextVideoConfig.from_pretrained(tmp_path)
     assert not hasattr(config, "auto_map")
-    assert list(config.custom_pipelines) == ["video-text-to-text"]
+    assert not hasattr(config, "custom_pipelines")
     config.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").read_text() == plain
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 from PIL import Image
 
-from llava_next_video import LlavaNextVideoProcessor, ReadingLimits, VideoLimitError, VideoReadError
+from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError
 from llava_next_video.conversion.tokenizer import read_template
 from llava_next_video.processing.chat_messages import checked_conversation, checked_conversations, with_media
 from tests.tiny import make_model, make_processor, random_frames, write_video
@@ -199,8 +199,7 @@ def test_media_of_a_chat_are_replaced_in_order():
         [{"role": "system", "content": "x"}, *chat({"type": "video", "path": "a"}, {"type": "image", "path": "b"})]
     )
     replaced = with_media(messages, video=str.upper)
-    assert LlavaNextVideoProcessor.with_media(messages, video=str.upper) == replaced
-    assert LlavaNextVideoProcessor.checked_conversation(replaced) == replaced
+    assert checked_conversation(replaced) == replaced
     assert replaced[1]["content"][:2] == [{"type": "video", "video": "A"}, {"type": "image", "image": "b"}]
     assert replaced[0] == messages[0]
     assert messages[1]["content"][0]["video"] == "a"

@@ -11,7 +11,7 @@ from transformers.image_processing_utils import select_best_resolution
 
 from llava_next_video import LlavaNextVideoProcessor
 from llava_next_video.conversion.tokenizer import begins_words_with_space, prepare_tokenizer, read_template
-from llava_next_video.processing.token_counting import image_token_count
+from llava_next_video.modeling.visual_grid import image_token_count
 from tests.golden_data import Recording
 from tests.tiny import make_model, make_processor, random_frames, write_video
 

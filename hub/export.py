@@ -1,0 +1,220 @@
+"""Export: a checkpoint together with the code that loads it, for people who have only transformers.
+
+`model.save_pretrained` writes weights and settings, and whoever loads them needs this package. An export also holds
+the package's own files, flat beside the weights, and entries in `config.json` and `processor_config.json` that lead
+the Auto classes and `pipeline` to them when they are called with `trust_remote_code=True`. In a process that has
+imported this package its own classes are used all the same, whatever is trusted.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedModel
+
+from llava_next_video.hub.checkpoint_files import (
+    PIECE_BYTES,
+    CheckpointError,
+    folder_with_weights,
+    local_folder,
+    read_json,
+    reading_settings,
+    stored_tensors,
+)
+from llava_next_video.hub.destination import appearing_at_once, check_destination, readable
+from llava_next_video.hub.model_card import model_card
+from llava_next_video.hub.upload import upload
+from llava_next_video.inference.code_export import MODEL, write_code
+from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from llava_next_video.processing import LlavaNextVideoProcessor
+
+
+SETTINGS = ["*.json", "*.jinja", "*.model", "*.txt"]
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_SHARD_SIZE = "5GB"  # of the weights of a loaded model; those of a folder are copied as they are
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export wrote, or would write.
+
+    Args:
+        destination: the folder.
+        files: names of the files in it, and their sizes in bytes.
+        url: where it was uploaded to.
+    """
+
+    destination: Path
+    files: dict[str, int]
+    url: str | None = None
+
+    def __str__(self) -> str:
+        total = f"{self.destination}: {len(self.files)} files, {readable(sum(self.files.values()))}"
+        lines = [f"  {name}: {readable(size)}" for name, size in self.files.items()]
+        return "\n".join([total, *lines, *([self.url] if self.url else [])])
+
+
+def export_for_hub(
+    model_or_folder: PreTrainedModel | str | Path,
+    destination: str | Path,
+    *,
+    processor: LlavaNextVideoProcessor | None = None,
+    push_to_hub: str | None = None,
+    private: bool = False,
+    license: str | None = None,
+    base_model: str | list[str] | None = None,
+    dry_run: bool = False,
+) -> Export:
+    """Write a folder that loads with `trust_remote_code=True` wherever transformers is, and upload it if asked to.
+
+    The weights of a folder are copied and never held in memory. Either the whole export appears at the destination, or
+    nothing does.
+
+    Args:
+        model_or_folder: folder or Hub id of a checkpoint (this package's, or a `llava_next_video` one of transformers);
+            or a loaded model, together with its `processor`.
+        destination: a folder that does not exist yet, or is empty.
+        processor: goes into the export; by default the one of the folder.
+        push_to_hub: Hub repository to upload to, in one commit; it is made where it does not exist. The access token
+            is the one that huggingface_hub finds.
+        private: whether that repository has to be private.
+        license, base_model: of the weights, for the model card, as the Hub writes them; not guessed where unknown.
+        dry_run: write and upload nothing, only say what would be.
+
+    Returns:
+        The files and their sizes. In a dry run the weights of a loaded model are one file, without its header.
+
+    Raises:
+        ValueError: a model comes without processor, or is none of ours; `private` without a repository, or with a
+            public one.
+        CheckpointError: the folder is no such checkpoint, or its weights are no safetensors files, or not complete.
+        WritingError: the destination exists, or the disk is too small.
+        OSError: the source cannot be found, or the upload fails.
+    """
+    if private and not push_to_hub:
+        raise ValueError("The export was to be private, but is not uploaded; name the repository (push_to_hub).")
+    destination = Path(destination)
+    if isinstance(model_or_folder, str | Path):
+        folder, weights = checked_checkpoint(model_or_folder)
+        model, generation_config = None, None
+        with reading_settings(folder):
+            config = LlavaNextVideoConfig.from_pretrained(folder)
+            processor = processor or LlavaNextVideoProcessor.from_pretrained(folder)
+            if (folder / "generation_config.json").is_file():
+                generation_config = GenerationConfig.from_pretrained(folder)
+        sizes = {file.name: file.stat().st_size for file in weights}
+    else:
+        model, weights, config = checked_model(model_or_folder, processor), [], model_or_folder.config
+        generation_config = model.generation_config
+        sizes = {"model.safetensors": model.get_memory_footprint(return_buffers=False)}
+    check_destination(destination, sum(sizes.values()))
+
+    settings = (config, generation_config, processor, push_to_hub, license, base_model)
+    if dry_run:
+        with TemporaryDirectory() as made:
+            write_settings(Path(made), *settings)
+            return Export(destination, dict(sorted({**sizes, **sizes_in(Path(made))}.items())))
+    with appearing_at_once(destination) as made:
+        if model is None:
+            copy_files(weights, made)
+        else:
+            model.save_pretrained(made, max_shard_size=MAX_SHARD_SIZE)
+        write_settings(made, *settings)
+    url = upload(destination, push_to_hub, private) if push_to_hub else None
+    return Export(destination, sizes_in(destination), url)
+
+
+def checked_checkpoint(source: str | Path) -> tuple[Path, list[Path]]:
+    """The folder of a checkpoint, fetched if it is on the Hub, and its files of weights."""
+    folder = local_folder(source, SETTINGS)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{source} cannot be exported: it has no config.json.")
+    model_type = read_json(path).get("model_type")
+    if model_type != LlavaNextVideoConfig.model_type:
+        raise CheckpointError(
+            f"{source} cannot be exported: its config.json has model_type {model_type!r} instead of "
+            f"{LlavaNextVideoConfig.model_type!r}. A checkpoint of the original code has to be converted first: "
+            "python -m llava_next_video convert."
+        )
+    folder = folder_with_weights(source)
+    files = sorted({tensor.file for tensor in stored_tensors(folder).values()})
+    if any(file.suffix != ".safetensors" for file in files):
+        raise CheckpointError(
+            f"{source} cannot be exported as it is: its weights are in {files[0].name}, which people who do not trust "
+            "you should not load. Load the model and pass it with its processor: it is written as safetensors."
+        )
+    # One file with another name than `WEIGHTS` is found through the index only.
+    return folder, files if files == [folder / WEIGHTS] else [*files, folder / INDEX]
+
+
+def checked_model(model: PreTrainedModel, processor: LlavaNextVideoProcessor | None) -> PreTrainedModel:
+    """The model, if it is one that can be exported."""
+    name = type(model).__name__
+    if name != MODEL.rpartition(".")[2]:
+        raise ValueError(
+            f"A {name} was to be exported; what is exported is a folder, a Hub id or a {MODEL.rpartition('.')[2]}. "
+            "Adapters go into their model first (merge_and_unload)."
+        )
+    if processor is None:
+        raise ValueError(
+            "A loaded model was to be exported without its processor; pass `processor` too, as in "
+            "export_for_hub(model, destination, processor=AutoProcessor.from_pretrained(...))."
+        )
+    return model
+
+
+def write_settings(
+    folder: Path,
+    config: LlavaNextVideoConfig,
+    generation_config: GenerationConfig | None,
+    processor: LlavaNextVideoProcessor,
+    repository: str | None = None,
+    license: str | None = None,
+    base_model: str | list[str] | None = None,
+):
+    """Write everything except weights: configurations, tokenizer, chat template, code and the model card."""
+    config.save_pretrained(folder)
+    if generation_config is not None:
+        generation_config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_code(folder)
+    card = model_card(folder, repository, license=license, base_model=base_model)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def copy_files(files: list[Path], folder: Path):
+    """Copy files, with a progress bar of bytes where someone sees it."""
+    total = sum(file.stat().st_size for file in files)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="Copying", disable=not sys.stderr.isatty()) as bar:
+        for file in files:
+            with open(file, "rb") as source, open(folder / file.name, "wb") as copy:
+                while piece := source.read(PIECE_BYTES):
+                    copy.write(piece)
+                    bar.update(len(piece))
+
+
+def sizes_in(folder: Path) -> dict[str, int]:
+    """Names of the files in a folder, and their sizes in bytes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """Describe the command line of `export`."""
+    parser.add_argument("source", metavar="SRC", help="folder or Hub id of the checkpoint")
+    parser.add_argument("destination", metavar="DST", type=Path, help="folder to make")
+    parser.add_argument("--push-to-hub", metavar="REPOSITORY", help="upload the result to this Hub repository")
+    parser.add_argument("--private", action="store_true", help="that repository has to be private")
+    parser.add_argument("--license", help="of the weights, for the model card, as in apache-2.0")
+    parser.add_argument("--base-model", nargs="+", metavar="ID", help="what the weights were made from, for the card")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be written: files, sizes")
+
+
+def run(args: argparse.Namespace):
+    """Write a checkpoint with the code that loads it, for people who have only transformers."""
+    names = ("push_to_hub", "private", "license", "base_model", "dry_run")
+    print(export_for_hub(args.source, args.destination, **{name: getattr(args, name) for name in names}))

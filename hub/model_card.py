@@ -1,0 +1,256 @@
+"""The model card of a checkpoint, README.md of its Hub repository, made from the checkpoint's files.
+
+Every number in a card is read from those files or computed from them, and so is whether the built-in can read the
+checkpoint. The text around the numbers, and the snippets, are `model_card.md.jinja`.
+"""
+
+import re
+from importlib.metadata import metadata, requires
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from llava_next_video import processing
+from llava_next_video.hub.recipes import RELEASED, Recipe, Released, find_released
+from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from llava_next_video.processing import LlavaNextVideoProcessor
+
+
+DISTRIBUTION = "llava-next-video"
+CHAT_TEMPLATES = Path(processing.__file__).parent / "chat_templates"
+EXAMPLE_IMAGE = (720, 1280)  # height, width
+SOMEWHERE = "path/to/this/folder"  # what snippets load when nobody said where the checkpoint will be
+
+# What the authors measured, for the checkpoints of which they say it.
+PUBLISHED_FIGURES = {
+    "LLaVA-NeXT-Video-32B-Qwen": {
+        "source": "https://github.com/LLaVA-VL/LLaVA-NeXT/blob/main/docs/LLaVA-NeXT-Video_0716.md",
+        "rows": [
+            ("NExT-QA-MC ([not zero-shot](https://github.com/LLaVA-VL/LLaVA-NeXT/issues/110))", "77.31"),
+            ("Video-MME, without / with subtitles", "60.2 / 63.0"),
+            ("EgoSchema", "60.85"),
+            ("Perception Test (val)", "59.38"),
+        ],
+    },
+}
+
+NEWLINES = {
+    "no_token": "none",
+    "one_token": "one at the end of the video",
+    "frame": "one after each frame",
+    "grid": "one after each row of each frame",
+}
+SAMPLING = {
+    "uniform": "{n}, evenly from the first to the last; a shorter video gives each of its frames once",
+    "uniform_repeated": "{n}, evenly from the first to the last; a shorter video gives some of its frames again",
+    "fps_capped": "one a second; where that is more than {n}, {n} evenly from the first to the last",
+    "legacy": "{n}, each at the start of an equal share of the video",
+}
+
+
+def model_card(
+    folder: str | Path,
+    repository: str | None = None,
+    *,
+    license: str | None = None,
+    base_model: str | list[str] | None = None,
+) -> str:
+    """The text of README.md for the checkpoint in a folder.
+
+    Args:
+        folder: holds config.json, the processor's settings with a chat template, and the tokenizer.
+        repository: Hub id or path that the snippets load. A repository called after a released checkpoint gets that
+            one's base models and, if it has its recipe too, the published figures.
+        license: of the weights, as the Hub abbreviates it; the card says that nobody said so if it is not given.
+        base_model: Hub ids of what the weights were made from, in place of those known of a released checkpoint.
+
+    Raises:
+        ValueError: the processor has no chat template, or a name is none.
+        OSError: a file is missing.
+    """
+    for name in (repository, license, *([base_model] if isinstance(base_model, str) else base_model or [])):
+        check_name(name)
+    config = LlavaNextVideoConfig.from_pretrained(folder)
+    processor = LlavaNextVideoProcessor.from_pretrained(folder)
+    if processor.chat_template is None:
+        raise ValueError(
+            f"A model card for {folder} was to be written, but its processor has no chat template, without which no "
+            "question can be asked. Set `processor.chat_template`, and save the processor."
+        )
+    released = find_released(repository) if repository else None
+    base_model = base_model or base_models(released)
+    header = ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag="video-text-to-text",
+        base_model=base_model,
+        tags=["llava_next_video", "custom_code"],
+    )
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(fenced=fenced, code=code)
+    return environment.get_template("model_card.md.jinja").render(
+        metadata=header.to_yaml(),
+        title=repository.rsplit("/")[-1] if repository else "LLaVA-NeXT-Video",
+        name=repository or SOMEWHERE,
+        base_models=[base_model] if isinstance(base_model, str) else base_model or [],
+        config=config,
+        beyond_built_in=[code(f"{name}={value!r}") for name, value in config.settings_beyond_built_in.items()],
+        built_in_tokens=built_in_tokens(config),
+        tokens_per_frame=tokens_per_frame(config, processor),
+        requirements=[f'"{line}"' for line in requires(DISTRIBUTION) or () if ";" not in line],
+        num_frames=processor.video_processor.num_frames,
+        recipe=recipe_rows(config, processor),
+        prompt=example_prompt(processor),
+        figures=published_figures(released, config, processor),
+        unknown=released.unknown if released else (),
+        license=license,
+        code_license=metadata(DISTRIBUTION)["License-Expression"],
+    )
+
+
+def check_name(name: str | None):
+    """Raise a ValueError if a name would be more than a name in Markdown, YAML or a snippet."""
+    if name is not None and (not name.isprintable() or set(name) & set('"`\\<>[]{}|#')):
+        raise ValueError(
+            f"The model card was to name {name!r}; names of repositories and licenses are one line without quotes, "
+            "backticks, backslashes, brackets and the like. Write it as the Hub does."
+        )
+
+
+def fenced(text: str, language: str = "text") -> str:
+    """A block of code that its own text cannot end: the fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + longest_run(text))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def code(text: str) -> str:
+    """Code in a line, which its own text cannot end; also in a cell of a table."""
+    text = " ".join(str(text).split()).replace("|", "\\|")
+    quotes = "`" * (1 + longest_run(text))
+    space = " " if "`" in text else ""
+    return f"{quotes}{space}{text}{space}{quotes}"
+
+
+def longest_run(text: str) -> int:
+    """How many backticks in a row a text has."""
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def built_in_tokens(config: LlavaNextVideoConfig) -> int:
+    """Tokens of a frame as the built-in's processor counts them, whatever the stride and however odd the grid.
+
+    Source: `__call__` in transformers/models/llava_next_video/processing_llava_next_video.py.
+    """
+    return config.patches_per_side**2 // 4
+
+
+def base_models(released: Released | None) -> list[str] | None:
+    """What a released checkpoint was initialised from, where the Hub ids of both parts are known."""
+    if released is None or "/" not in released.language_model:
+        return None
+    return [released.language_model, released.vision_tower]
+
+
+def published_figures(
+    released: Released | None, config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor
+) -> dict | None:
+    """Figures of a released checkpoint, unless the files say that it is used in another way than it was measured."""
+    for checkpoint, figures in PUBLISHED_FIGURES.items():
+        if released is RELEASED[checkpoint] and follows(released.recipe, config, processor):
+            return {"checkpoint": checkpoint, **figures}
+    return None
+
+
+def follows(recipe: Recipe, config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> bool:
+    """Whether a checkpoint pools, lays out and samples videos as a recipe says, in what the recipe says."""
+    from_config = ("spatial_pool_mode", "spatial_pool_stride", "spatial_pool_position", "video_newline_position")
+    from_processor = ("num_frames", "frame_sampling", "time_instruction")
+    facts = {fact: getattr(config, fact) for fact in from_config}
+    facts |= {fact: getattr(processor.video_processor, fact) for fact in from_processor}
+    return all(getattr(recipe, fact) in (None, value) for fact, value in facts.items())
+
+
+def example_prompt(processor: LlavaNextVideoProcessor) -> str:
+    """What becomes of a video and a question."""
+    content = [{"type": "video"}, {"type": "text", "text": "What happens in the video?"}]
+    return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+
+
+def recipe_rows(config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> list[tuple[str, str]]:
+    """What a reader may want to know about a checkpoint, as names and values."""
+    tower, text, videos = config.vision_config, config.text_config, processor.video_processor
+    num_frames, side = videos.num_frames, config.patches_per_side
+    tokens_of_a_frame = str(tokens_per_frame(config, processor))
+    if config.slow_frame_stride is not None:
+        tokens_of_a_slow_frame = processor.count_video_tokens(1, tower.image_size)
+        stride = config.slow_frame_stride
+        tokens_of_a_frame += f"; frames 0, {stride}, {2 * stride}, ... have {tokens_of_a_slow_frame}"
+    rows = [
+        (
+            "Vision tower",
+            f"{code(tower.model_type)}, {tower.image_size} x {tower.image_size} pixels, {side} x {side} patches of "
+            f"{tower.patch_size} pixels, {tower.num_hidden_layers} layers; features: hidden state "
+            f"{config.vision_feature_layer}",
+        ),
+        (
+            "Language model",
+            f"{code(text.model_type)}, {text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary of "
+            f"{text.vocab_size}",
+        ),
+        (
+            "Pooling of videos",
+            f"{config.spatial_pool_mode}, stride {config.spatial_pool_stride}, "
+            f"{config.spatial_pool_position.replace('_', ' the ')}",
+        ),
+        ("Newlines in videos", NEWLINES[config.video_newline_position]),
+        ("Tokens of a frame", tokens_of_a_frame),
+        (
+            "Frames",
+            SAMPLING[videos.frame_sampling].format(n=num_frames)
+            if videos.fps is None
+            else f"{videos.fps:g} for each second of the video",
+        ),
+        ("Tokens of a video", f"{processor.count_video_tokens(num_frames, tower.image_size)} for {num_frames} frames"),
+        ("Times of the frames", "told in the prompt" if videos.time_instruction else "not told in the prompt"),
+        ("Context", context(config)),
+        (
+            "Images",
+            f"{code(config.image_aspect_ratio)}; {EXAMPLE_IMAGE[1]} x {EXAMPLE_IMAGE[0]} pixels (width x height) are "
+            f"{processor.count_image_tokens(EXAMPLE_IMAGE, tower.image_size)} tokens",
+        ),
+        ("Chat template", template_name(processor)),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def tokens_per_frame(config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> int:
+    """How many tokens another frame adds to a video, newlines included (slow-fast videos: a fast frame)."""
+    one, two = (processor.count_video_tokens(count, config.vision_config.image_size) for count in (1, 2))
+    return two - one
+
+
+def context(config: LlavaNextVideoConfig) -> str:
+    """How long a prompt may be; empty for language models without a limit."""
+    trained = getattr(config.text_config, "max_position_embeddings", None)
+    rope = getattr(config.text_config, "rope_parameters", None) or {}
+    if trained is None:
+        return ""
+    kind = rope.get("rope_type", "default")
+    if kind == "linear":
+        return f"{trained} tokens, stretched {rope['factor']:g} times (RoPE, linear): {int(trained * rope['factor'])}"
+    return f"{trained} tokens" + ("" if kind == "default" else f" (RoPE: {code(kind)})")
+
+
+def template_name(processor: LlavaNextVideoProcessor) -> str:
+    """What the original code calls the chat template, where it is one of the original's."""
+    for file in CHAT_TEMPLATES.glob("*.jinja"):
+        if file.read_text() == processor.chat_template:
+            return f"`{file.stem}` of the original code"
+    return "its own"

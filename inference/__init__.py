@@ -1,0 +1,1 @@
+"""Questions and answers: the pipeline, what it remembers, chat, and what the model saw."""

@@ -1,0 +1,1 @@
+"""From a path, a URL or bytes to frames and pictures, within limits."""

@@ -1,0 +1,252 @@
+"""Configuration of LLaVA-NeXT-Video: every key of the transformers built-in with its meaning and default, and the
+keys that the built-in lacks, whose defaults are the built-in's behaviour."""
+
+import copy
+import os
+import re
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+
+# Vision towers we can run layer by layer, and whether their output starts with a class token.
+HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
+
+# More than any model has: a configuration with larger numbers is damaged, or hostile.
+MAX_LAYERS, MAX_PATCHES_PER_SIDE = 1000, 256
+
+# Settings with which the built-in computes what this package computes. It ignores these keys (and stops at an unknown
+# `spatial_pool_mode`), so a checkpoint with other values would be loaded by it and answer wrongly.
+BUILT_IN_SETTINGS = {
+    "image_aspect_ratio": ["anyres"],
+    "spatial_pool_mode": ["average", "max", "conv"],
+    "spatial_pool_position": ["before_projector"],
+    "video_newline_position": ["no_token"],  # slow-fast videos need newlines, so they are covered
+}
+# The beginning of what `config.json` then says in place of `vision_feature_select_strategy`, a key of which every
+# version of the built-in accepts its two values alone and shows any other in its error.
+REFUSAL = "This checkpoint is not for the llava_next_video built into transformers"
+
+
+@strict
+class LlavaNextVideoConfig(PreTrainedConfig):
+    """Configuration of [`LlavaNextVideoModel`] and [`LlavaNextVideoForConditionalGeneration`].
+
+    A `config.json` of the built-in `llava_next_video` means the same here. Keys marked (new) are ours; the name in
+    brackets is the one in configurations of the original code.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`): the vision tower, CLIP or SigLIP; CLIP-L/14-336 by default.
+        text_config (`dict` or `PreTrainedConfig`): the language model; a 7B Llama by default.
+        image_token_index (`int`, defaults to 32001): id of the placeholder that image features replace.
+        video_token_index (`int`, defaults to 32000): id of the placeholder that video features replace.
+        projector_hidden_act (`str`, defaults to `"gelu"`): activation between the projector's two linear layers.
+        multimodal_projector_bias (`bool`, defaults to `True`): whether those layers have a bias.
+        vision_feature_select_strategy (`"default"` or `"full"`, defaults to `"default"`): `"default"` drops the class
+            token and is for CLIP; `"full"` keeps every row and is for SigLIP, which has none
+            (`mm_vision_select_feature`).
+        vision_feature_layer (`int` or `list[int]`, defaults to -2): the hidden state of the tower that is projected,
+            counted as in `hidden_states` (0 is the embeddings, -1 the last layer); several are concatenated
+            (`mm_vision_select_layer`). Later layers are never run.
+        image_grid_pinpoints (`list[list[int]]`): sizes (height, width) in pixels that an image may be padded to before
+            it is cut into tiles.
+        image_aspect_ratio (`str`, defaults to `"anyres"`): (new) `"anyres"` tiles plus an overview; `"anyres_max_N"`
+            the same, shrunk when it exceeds N tiles' worth of features; `"pad"` one square, padded; `"square"` one
+            square, squashed or cropped (`image_aspect_ratio`).
+        spatial_pool_mode (`str`, defaults to `"average"`): how video features are pooled: `"average"`, `"max"`,
+            `"conv"`, or (new) `"bilinear"` (`mm_spatial_pool_mode`). Images are never pooled.
+        spatial_pool_stride (`int`, defaults to 2): side of the square of patches that becomes one token
+            (`mm_spatial_pool_stride`). Odd grids lose their last row and column, except with `"bilinear"`.
+        spatial_pool_position (`str`, defaults to `"before_projector"`): (new) or `"after_projector"`, where the
+            July 2024 release pools (`mm_pooling_position`).
+        video_newline_position (`str`, defaults to `"no_token"`): (new) where the learned newline goes in a video:
+            `"no_token"`, `"one_token"` at the end of the video, `"frame"` after each frame, `"grid"` after each row
+            of each frame (`mm_newline_position`).
+        slow_frame_stride (`int`, *optional*): (new) slow-fast videos: frames 0, n, 2n, ... keep `spatial_pool_stride`,
+            the others are pooled twice as coarsely, and each frame is closed by a learned token. Needs grid newlines
+            (`add_faster_video` with `faster_token_stride`).
+        vision_chunk_size (`int`, defaults to 4): (new) how many frames or image tiles go through the tower at once.
+            More is not faster once the device is busy; peak memory grows with it, not with the length of a video.
+        image_seq_length, video_seq_length (`int`): kept for readers of the built-in's configuration; not used.
+        tie_word_embeddings (`bool`, defaults to `False`): whether `lm_head` is the embedding matrix.
+
+    Raises:
+        Errors of `huggingface_hub.dataclasses` when a value is impossible; they name the key, the value and what is
+        allowed.
+
+    >>> config = LlavaNextVideoConfig(video_newline_position="grid", spatial_pool_position="after_projector")
+    >>> config.vision_config.image_size, config.spatial_pool_stride
+    (336, 2)
+    """
+
+    # Reads checkpoints of the original code; set by the package, which brings the tables for it (conversion/). Code
+    # that was exported with a checkpoint has no use for it.
+    original_format = None
+
+    model_type = "llava_next_video"
+    attribute_map = {"image_token_id": "image_token_index", "video_token_id": "video_token_index"}
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="clip_vision_model",
+            init_kwargs={
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "image_size": 336,
+                "patch_size": 14,
+                "projection_dim": 768,
+                "vocab_size": 32000,
+            },
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_index: int = 32001
+    video_token_index: int = 32000
+    projector_hidden_act: str = "gelu"
+    multimodal_projector_bias: bool = True
+    vision_feature_select_strategy: str = "default"
+    vision_feature_layer: int | list[int] = -2
+    image_grid_pinpoints: list | None = None
+    image_aspect_ratio: str = "anyres"
+    spatial_pool_mode: Literal["average", "max", "bilinear", "conv"] = "average"
+    spatial_pool_stride: int = 2
+    spatial_pool_position: Literal["before_projector", "after_projector"] = "before_projector"
+    video_newline_position: Literal["no_token", "one_token", "frame", "grid"] = "no_token"
+    slow_frame_stride: int | None = None
+    vision_chunk_size: int = 4
+    image_seq_length: int = 576
+    video_seq_length: int = 288
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        if not type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            # Where the code of an exported checkpoint lies beside it. We are in its place, and save without it.
+            kwargs.pop("auto_map", None)
+            kwargs.pop("custom_pipelines", None)
+        for name in ("vision_config", "text_config"):
+            part = getattr(self, name)
+            if isinstance(part, dict) and (num_layers := part.get("num_hidden_layers") or 0) > MAX_LAYERS:
+                raise ValueError(
+                    f"{name}.num_hidden_layers is {num_layers}; more than {MAX_LAYERS} are refused, because layers "
+                    "take memory before a weight is read."
+                )
+        super().__post_init__(**kwargs)
+        if self.vision_feature_select_strategy.startswith(REFUSAL):
+            self.vision_feature_select_strategy = self.strategy_of_the_tower
+        if self.image_grid_pinpoints is None:
+            self.image_grid_pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+        # Checkpoints with tied embeddings may say so in `text_config` only.
+        self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
+        if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
+            return cls.original_format.config_dict(pretrained_model_name_or_path, kwargs)
+        return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True):
+        """Write `config.json`, so that the built-in refuses it if it cannot do what it says; see `REFUSAL`."""
+        written = copy.copy(self)
+        if beyond := self.settings_beyond_built_in:
+            settings = ", ".join(f"{name}={value!r}" for name, value in beyond.items())
+            written.vision_feature_select_strategy = (
+                f"{REFUSAL}, which has no {settings} and would answer wrongly. Install the package llava-next-video "
+                "and import llava_next_video first; or pass trust_remote_code=True, if the checkpoint comes with code."
+            )
+        super(LlavaNextVideoConfig, written).to_json_file(json_file_path, use_diff)
+
+    @property
+    def settings_beyond_built_in(self) -> dict:
+        """The settings with which transformers' own `llava_next_video` cannot compute what this package does."""
+        chosen = {name: getattr(self, name) for name in BUILT_IN_SETTINGS}
+        return {name: value for name, value in chosen.items() if value not in BUILT_IN_SETTINGS[name]}
+
+    @property
+    def strategy_of_the_tower(self) -> str:
+        """The `vision_feature_select_strategy` that the vision tower needs."""
+        return "default" if HAS_CLASS_TOKEN.get(self.vision_config.model_type) else "full"
+
+    @property
+    def patches_per_side(self) -> int:
+        """Rows (and columns) of vision patches in one frame or tile."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    def validate_vision_tower(self):
+        tower = self.vision_config.model_type
+        if tower not in HAS_CLASS_TOKEN:
+            raise ValueError(f"vision_config.model_type is {tower!r}; the towers are {sorted(HAS_CLASS_TOKEN)}.")
+        expected = self.strategy_of_the_tower
+        if self.vision_feature_select_strategy != expected:
+            raise ValueError(
+                f"vision_feature_select_strategy is {self.vision_feature_select_strategy!r}; with a {tower} tower it "
+                f"has to be {expected!r}, because that tower has {'a' if HAS_CLASS_TOKEN[tower] else 'no'} class token."
+            )
+        if not 1 <= self.patches_per_side <= MAX_PATCHES_PER_SIDE:
+            raise ValueError(
+                f"vision_config has image_size {self.vision_config.image_size} and patch_size "
+                f"{self.vision_config.patch_size}, which makes {self.patches_per_side} patches on a side; it has to be "
+                f"1 to {MAX_PATCHES_PER_SIDE}."
+            )
+        num_layers = self.vision_config.num_hidden_layers
+        layers = self.vision_feature_layer
+        for layer in [layers] if isinstance(layers, int) else layers:
+            if not -num_layers - 1 <= layer <= num_layers:
+                raise ValueError(
+                    f"vision_feature_layer is {layers}; a tower of {num_layers} layers has hidden states "
+                    f"0 to {num_layers}, or {-num_layers - 1} to -1 from the end."
+                )
+        if self.vision_chunk_size < 1:
+            raise ValueError(f"vision_chunk_size is {self.vision_chunk_size}; it has to be at least 1.")
+
+    def validate_placeholders(self):
+        if self.image_token_index == self.video_token_index:
+            raise ValueError(
+                f"image_token_index and video_token_index are both {self.image_token_index}; they have to differ."
+            )
+
+    def validate_images(self):
+        sizes = self.image_grid_pinpoints
+        if not sizes or any(len(size) != 2 or min(size) < 1 for size in sizes):
+            raise ValueError(
+                f"image_grid_pinpoints is {sizes}; it has to be a list of sizes [height, width] in pixels."
+            )
+        if not re.fullmatch(r"anyres|anyres_max_[1-9]\d*|pad|square", self.image_aspect_ratio):
+            raise ValueError(
+                f"image_aspect_ratio is {self.image_aspect_ratio!r}; "
+                "it has to be 'anyres', 'anyres_max_N' with N tiles, 'pad' or 'square'."
+            )
+
+    def validate_video_pooling(self):
+        grid = self.patches_per_side
+        if not 1 <= self.spatial_pool_stride <= grid:
+            raise ValueError(
+                f"spatial_pool_stride is {self.spatial_pool_stride}; a frame has {grid}x{grid} patches, "
+                f"so it has to be 1 to {grid}."
+            )
+        if self.slow_frame_stride is None:
+            return
+        if self.slow_frame_stride < 1:
+            raise ValueError(f"slow_frame_stride is {self.slow_frame_stride}; it has to be None or at least 1.")
+        if self.video_newline_position != "grid":
+            raise ValueError(
+                f"slow_frame_stride is {self.slow_frame_stride} and video_newline_position is "
+                f"{self.video_newline_position!r}; slow-fast videos need 'grid' newlines."
+            )
+        if self.spatial_pool_mode == "conv":
+            raise ValueError(
+                f"slow_frame_stride is {self.slow_frame_stride} and spatial_pool_mode is 'conv'; a convolution has one "
+                "stride, so slow-fast videos need 'average', 'max' or 'bilinear'."
+            )
+        if 2 * self.spatial_pool_stride > grid:
+            raise ValueError(
+                f"slow_frame_stride is {self.slow_frame_stride} and spatial_pool_stride {self.spatial_pool_stride}; "
+                f"fast frames are pooled with twice that stride, which has to fit into {grid}x{grid} patches."
+            )

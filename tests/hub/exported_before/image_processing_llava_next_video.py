@@ -1,0 +1,170 @@
+"""Images for LLaVA-NeXT-Video: an overview and tiles (anyres), or one square.
+
+Sources: `process_anyres_image`, `process_images` and `expand2square` in llava/mm_utils.py of LLaVA-NeXT.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from torchvision.transforms.v2 import functional as tvF
+from transformers import BatchFeature
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
+from transformers.image_transforms import divide_to_patches, group_images_by_shape, reorder_images
+from transformers.image_utils import (
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+)
+from transformers.processing_utils import ImagesKwargs
+
+from .exact_pixels import ExactPixelsMixin
+from .local_code import LocalCodeMixin
+from .video_reading import read_picture
+from .video_sources import LimitsMixin, scheme_of
+
+
+class LlavaNextVideoImagesKwargs(ImagesKwargs, total=False):
+    """
+    image_grid_pinpoints (`list[list[int]]`): sizes (height, width) in pixels that an image may be padded to.
+    image_aspect_ratio (`str`): `"anyres"`, `"anyres_max_N"`, `"pad"` or `"square"`, as in the model's config.
+    """
+
+    image_grid_pinpoints: list[list[int]]
+    image_aspect_ratio: str
+
+
+class LlavaNextVideoImageProcessor(LocalCodeMixin, LimitsMixin, ExactPixelsMixin, TorchvisionBackend):
+    """Turns images into `pixel_values` (images, tiles, 3, height, width), float32, and `image_sizes` (images, 2).
+
+    With `image_aspect_ratio="anyres"` (or `"anyres_max_N"`) the first tile is an overview of the whole image, and the
+    others are cut from the image after it was padded to the best of `image_grid_pinpoints`; images with fewer tiles
+    are filled up with zeros (`do_pad`). With `"pad"` and `"square"` there is one tile.
+
+    `exact_pixels=True`, given to `from_pretrained`, computes pixels to the last bit as the original does, more slowly.
+
+    `limits` are how much reading one picture may cost, as in [`LlavaNextVideoVideoProcessor`].
+
+    It is saved as the built-in's `LlavaNextImageProcessor`, so that the built-in can read it.
+    """
+
+    model_input_names = ("pixel_values", "image_sizes")
+    valid_kwargs = LlavaNextVideoImagesKwargs
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"shortest_edge": 224}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_pad = True
+    image_grid_pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    image_aspect_ratio = "anyres"
+
+    def to_dict(self) -> dict:
+        return {**super().to_dict(), "image_processor_type": "LlavaNextImageProcessor"}
+
+    def fetch_images(self, image_url_or_urls):
+        """Read pictures given as paths, URLs or data URIs, within the limits."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(image) for image in image_url_or_urls]
+        text = image_url_or_urls
+        if isinstance(text, str | Path) and (scheme_of(str(text)) is not None or os.path.isfile(text)):
+            return read_picture(text, self.limits)
+        return super().fetch_images(image_url_or_urls)
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        resample,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        do_pad: bool,
+        image_grid_pinpoints: list[list[int]],
+        image_aspect_ratio: str,
+        disable_grouping: bool | None,
+        return_tensors,
+        **kwargs,
+    ) -> BatchFeature:
+        if image_aspect_ratio.startswith("anyres"):
+            overview_size = SizeDict(height=size.height or size.shortest_edge, width=size.width or size.shortest_edge)
+            tile_side = crop_size.height if do_center_crop else overview_size.height
+            tiles_of_images = [
+                [
+                    self.resize(image, overview_size, resample=resample),
+                    *self.cut_tiles(image, image_grid_pinpoints, tile_side, resample),
+                ]
+                for image in images
+            ]
+        elif image_aspect_ratio == "pad":
+            tiles_of_images = [[pad_to_square(image, image_mean)] for image in images]
+        else:
+            tiles_of_images = [[image] for image in images]
+
+        grouped, positions = group_images_by_shape(
+            [tile for tiles in tiles_of_images for tile in tiles], disable_grouping=disable_grouping
+        )
+        for shape, tiles in grouped.items():  # (tiles of this shape, 3, h, w)
+            if do_resize:
+                tiles = self.resize(tiles, size, resample=resample)
+            if do_center_crop:
+                tiles = self.center_crop(tiles, crop_size)
+            grouped[shape] = self.rescale_and_normalize(
+                tiles, do_rescale, rescale_factor, do_normalize, tuple(image_mean), tuple(image_std)
+            )
+        num_tiles = [len(tiles) for tiles in tiles_of_images]
+        pixel_values = list(torch.stack(reorder_images(grouped, positions)).split(num_tiles))
+        if do_pad:
+            pixel_values = [
+                torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, 0, 0, max(num_tiles) - len(tiles)))
+                for tiles in pixel_values
+            ]
+        image_sizes = [tuple(image.shape[-2:]) for image in images]
+        return BatchFeature({"pixel_values": pixel_values, "image_sizes": image_sizes}, tensor_type=return_tensors)
+
+    def cut_tiles(
+        self, image: torch.Tensor, grid_pinpoints: list[list[int]], tile_side: int, resample
+    ) -> list[torch.Tensor]:
+        """Fit an image (3, h, w) into the best of `grid_pinpoints`, pad it with black and cut it, row by row."""
+        target_height, target_width = select_best_resolution(tuple(image.shape[-2:]), grid_pinpoints)
+        if target_height % tile_side or target_width % tile_side:
+            raise ValueError(
+                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
+                f"cut into tiles of {tile_side}x{tile_side}, but that does not divide. Give the image processor "
+                "image_grid_pinpoints that are multiples of its crop_size (or, without cropping, of its size)."
+            )
+        if target_height * target_width > self.limits.max_frame_pixels:
+            raise ValueError(
+                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, "
+                f"which is over max_frame_pixels={self.limits.max_frame_pixels}. The checkpoint's image_grid_pinpoints "
+                "are damaged; or raise this limit of the image processor (`limits`)."
+            )
+        height, width = get_patch_output_size(image, (target_height, target_width), ChannelDimension.FIRST)
+        top, left = (target_height - height) // 2, (target_width - width) // 2
+        resized = self.resize(image, SizeDict(height=height, width=width), resample=resample)
+        padded = tvF.pad(resized, [left, top, target_width - width - left, target_height - height - top])
+        return divide_to_patches(padded, tile_side)  # pyright: ignore  # tensors in, tensors out
+
+
+def pad_to_square(image: torch.Tensor, image_mean: list[float]) -> torch.Tensor:
+    """Pad an image (3, h, w) of 0..255 on both sides of its shorter dimension with the mean colour."""
+    height, width = image.shape[-2:]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    colour = [int(255 * channel) for channel in image_mean]
+    return tvF.pad(image, [left, top, side - width - left, side - height - top], fill=colour)

@@ -1,0 +1,550 @@
+"""LLaVA-NeXT-Video: frames and image tiles go through a vision tower, are projected and (videos) pooled into tokens,
+laid out with newlines, and take the place of the `<image>` and `<video>` placeholders in front of a language model.
+
+Parameter names are those of the transformers built-in, so its checkpoints load as they are. The tower and the language
+model come from `AutoModel`; attention kernels, gradient checkpointing and parallelism of both are transformers'.
+
+Shape letters: B batch, L sequence, F frames, T image tiles, P patches, h x w grid of patches, D channels, N tokens.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    Cache,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SuppressTokensLogitsProcessor,
+)
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_llava_next_video import HAS_CLASS_TOKEN, LlavaNextVideoConfig
+from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video, pool_grid, tile_grid
+
+
+logger = logging.get_logger(__name__)
+
+
+@cache
+def register_older_weight_names():
+    """Let transformers rename the weights of older checkpoints (`language_model.model.*`, ...) for our classes too.
+
+    Its renamings lead to our parameter names, but are applied to classes outside the library only where they are
+    registered. Listing them compiles a thousand patterns of all its models, so this waits for the first model.
+    """
+    renamings = get_checkpoint_conversion_mapping(LlavaNextVideoConfig.model_type)
+    register_checkpoint_conversion_mapping(LlavaNextVideoConfig.model_type, renamings, overwrite=True)
+
+
+@dataclass
+class LlavaNextVideoModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of [`LlavaNextVideoModel`].
+
+    Args:
+        image_hidden_states (`torch.Tensor` of shape (N, D), *optional*): image tokens put into the prompt, all images.
+        video_hidden_states (`torch.Tensor` of shape (N, D), *optional*): video tokens put into the prompt, all videos.
+    """
+
+    image_hidden_states: torch.Tensor | None = None
+    video_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class LlavaNextVideoCausalLMOutputWithPast(ModelOutput):
+    """Output of [`LlavaNextVideoForConditionalGeneration`].
+
+    Args:
+        loss (`torch.Tensor` of shape (), *optional*): next-token loss, when `labels` are given.
+        logits (`torch.Tensor` of shape (B, L, vocabulary)): scores before the softmax.
+        past_key_values (`Cache`, *optional*): keys and values of the sequence so far.
+        hidden_states, attentions (`tuple`, *optional*): of the language model, when asked for.
+        image_hidden_states, video_hidden_states: as in [`LlavaNextVideoModelOutputWithPast`].
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+    video_hidden_states: torch.Tensor | None = None
+
+
+class LlavaNextVideoPooler(nn.Module):
+    """Pools the patches of video frames, (F, h, w, D) -> (F, h', w', D). Only `"conv"` has parameters."""
+
+    def __init__(self, config: LlavaNextVideoConfig):
+        super().__init__()
+        self.mode, self.stride = config.spatial_pool_mode, config.spatial_pool_stride
+        if self.mode == "conv":
+            before = config.spatial_pool_position == "before_projector"
+            width = config.vision_config.hidden_size if before else config.text_config.hidden_size
+            self.pool = nn.Conv2d(width, width, kernel_size=self.stride, stride=self.stride)
+
+    def forward(self, features: torch.Tensor, times: int = 1) -> torch.Tensor:
+        """Pool with the stride of the config, or (slow-fast videos) with `times` that stride."""
+        if self.mode == "conv":
+            return self.pool(features.movedim(-1, 1)).movedim(1, -1)
+        return pool_grid(features, self.mode, self.stride * times)
+
+
+class LlavaNextVideoMultiModalProjector(nn.Module):
+    """Two linear layers from the tower's channels to the language model's, (..., D_vision) -> (..., D)."""
+
+    def __init__(self, config: LlavaNextVideoConfig):
+        super().__init__()
+        layers = config.vision_feature_layer
+        vision_width = config.vision_config.hidden_size * (1 if isinstance(layers, int) else len(layers))
+        text_width, bias = config.text_config.hidden_size, config.multimodal_projector_bias
+        self.linear_1 = nn.Linear(vision_width, text_width, bias=bias)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(text_width, text_width, bias=bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(self.act(self.linear_1(features)))
+
+
+def check_index(folder: Path):
+    """Raise a ValueError when an index of weights names files outside its folder, which transformers would open."""
+    for index in folder.glob("*.index.json"):
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        if outside := sorted(name for name in names if Path(name).name != name):
+            raise ValueError(
+                f"{index} names the file {outside[0]!r}, which is not in its folder, and was not opened. Download the "
+                "checkpoint again, from someone you trust."
+            )
+
+
+class LlavaNextVideoPreTrainedModel(PreTrainedModel):
+    """What the classes below share: configuration, weight initialisation and what transformers may do with them."""
+
+    config: LlavaNextVideoConfig
+    config_class = LlavaNextVideoConfig
+    original_format = None  # as in the configuration
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: LlavaNextVideoConfig):
+        register_older_weight_names()
+        super().__init__(config)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        if cls.original_format and cls.original_format.recognises(pretrained_model_name_or_path, kwargs):
+            return cls.original_format.model(cls, pretrained_model_name_or_path, *args, **kwargs)
+        if pretrained_model_name_or_path is not None:
+            check_index(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, LlavaNextVideoModel):
+            std = 1 / math.sqrt(self.config.text_config.hidden_size)
+            init.normal_(module.image_newline, mean=0.0, std=std)
+            if module.faster_token is not None:
+                init.normal_(module.faster_token, mean=0.0, std=std)
+
+
+class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
+    """Vision tower, projector, pooling, newlines and language model, without the language-model head."""
+
+    _keys_to_ignore_on_load_unexpected = (r"lm_head\.",)
+
+    def __init__(self, config: LlavaNextVideoConfig):
+        super().__init__(config)
+        width = config.text_config.hidden_size
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = LlavaNextVideoMultiModalProjector(config)
+        self.vision_resampler = LlavaNextVideoPooler(config)
+        self.image_newline = nn.Parameter(torch.empty(width))
+        self.faster_token = None if config.slow_frame_stride is None else nn.Parameter(torch.empty(width))
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.language_model.set_input_embeddings(value)
+
+    def encode_frames(
+        self, pixel_values: torch.Tensor, layers: int | list[int] | None = None, strategy: str | None = None
+    ) -> torch.Tensor:
+        """Run one chunk through the vision tower, (F, 3, H, W) -> (F, h, w, D_vision).
+
+        Only the layers up to the last one needed are run, and no other hidden state is kept.
+
+        Raises:
+            ValueError: the pixels are not (F, 3, H, W) with the tower's image size.
+        """
+        tower = self.vision_tower
+        side = tower.config.image_size
+        if pixel_values.ndim != 4 or pixel_values.shape[-2:] != (side, side):
+            raise ValueError(
+                f"The vision tower got pixel values of shape {tuple(pixel_values.shape)}; it takes (frames, channels, "
+                f"{side}, {side}). Use the checkpoint's processor, or give it that `size` and `crop_size`."
+            )
+        layers = self.config.vision_feature_layer if layers is None else layers
+        strategy = self.config.vision_feature_select_strategy if strategy is None else strategy
+        num_layers = len(tower.encoder.layers)
+        wanted = [layer % (num_layers + 1) for layer in ([layers] if isinstance(layers, int) else layers)]
+
+        # Towers that `accelerate` placed on another device would move their input in `forward`, which is not called.
+        states = tower.embeddings(pixel_values if tower.device.type == "meta" else pixel_values.to(tower.device))
+        if HAS_CLASS_TOKEN[tower.config.model_type]:
+            states = tower.pre_layrnorm(states)  # only CLIP has it
+        kept = {0: states} if 0 in wanted else {}
+        for number, layer in enumerate(tower.encoder.layers[: max(wanted)], start=1):
+            states = layer(states, None)
+            if number in wanted:
+                kept[number] = states
+        features = torch.cat([kept[number] for number in wanted], dim=-1) if len(wanted) > 1 else kept[wanted[0]]
+        if strategy == "default":
+            features = features[:, 1:]
+        return features.unflatten(1, (side // tower.config.patch_size, -1))
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor],
+        image_sizes: torch.Tensor | Sequence[Sequence[int]],
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+    ) -> BaseModelOutputWithPooling | tuple:
+        """Turn images into the tokens that replace their `<image>` placeholders, newlines included.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape (images, T, 3, H, W), or a list of (T, 3, H, W), or one tensor of all
+                tiles (sum of T, 3, H, W)): overview and tiles of each image; in the first form images with fewer tiles
+                are padded at the end, and the padding is not used.
+            image_sizes (`torch.Tensor` of shape (images, 2)): height and width of each image before processing, pixels.
+            vision_feature_layer, vision_feature_select_strategy: override the config's.
+
+        Returns:
+            `pooler_output`: a tuple with one (N, D) tensor per image. `last_hidden_state` is not set: tiles are encoded
+            in chunks that are dropped, and the tower's last layer is not run.
+
+        Raises:
+            ValueError: the tiles are not those of images of these sizes.
+        """
+        sizes = [tuple(size) for size in (image_sizes.tolist() if hasattr(image_sizes, "tolist") else image_sizes)]
+        tiled = self.config.image_aspect_ratio.startswith("anyres")
+        side = self.config.vision_config.image_size
+        grids = [tile_grid(size, self.config.image_grid_pinpoints, side) if tiled else (0, 0) for size in sizes]
+        num_tiles = [rows * columns + 1 for rows, columns in grids]
+
+        if isinstance(pixel_values, torch.Tensor) and pixel_values.ndim == 4:
+            images, expected = [pixel_values], [sum(num_tiles)]
+        else:
+            images, expected = list(pixel_values), num_tiles
+            if len(images) == len(expected):
+                images = [image[:count] for image, count in zip(images, num_tiles)]
+        if [len(image) for image in images] != expected:
+            raise ValueError(
+                f"Images of sizes {sizes} (height, width) are cut into {expected} tiles, overviews included, but "
+                f"pixel_values holds {[len(image) for image in images]}. The image processor's `image_grid_pinpoints`, "
+                "`size` and `image_aspect_ratio` have to be those of the model's config."
+            )
+        tiles = torch.cat(images)
+
+        features = torch.cat(
+            [
+                self.multi_modal_projector(
+                    self.encode_frames(chunk, vision_feature_layer, vision_feature_select_strategy)
+                )
+                for chunk in tiles.split(self.config.vision_chunk_size)
+            ]
+        )
+        tokens = tuple(
+            lay_out_image(image, self.image_newline, size, grid, self.config.image_aspect_ratio)
+            for image, size, grid in zip(features.split(num_tiles), sizes, grids)
+        )
+        return BaseModelOutputWithPooling(pooler_output=tokens)
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor | Sequence[torch.Tensor],
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+    ) -> BaseModelOutputWithPooling | tuple:
+        """Turn videos into the tokens that replace their `<video>` placeholders, newlines included.
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape (videos, F, 3, H, W), or a list of (F, 3, H, W)): frames of
+                each video; in a list the videos may differ in their number of frames.
+            vision_feature_layer, vision_feature_select_strategy: override the config's.
+
+        Returns:
+            `pooler_output`: a tuple with one (N, D) tensor per video. `last_hidden_state` is not set: frames are
+            encoded in chunks that are dropped, and the tower's last layer is not run.
+        """
+        num_frames = [len(video) for video in pixel_values_videos]
+        frames = (
+            pixel_values_videos.flatten(0, 1)
+            if isinstance(pixel_values_videos, torch.Tensor)
+            else torch.cat(list(pixel_values_videos))
+        )
+        slow_fast = self.config.slow_frame_stride is not None
+        slow, fast = [], []
+        for chunk in frames.split(self.config.vision_chunk_size):
+            features = self.encode_frames(chunk, vision_feature_layer, vision_feature_select_strategy)
+            slow.append(self.pool_and_project(features))
+            if slow_fast:
+                fast.append(self.pool_and_project(features, times=2))
+        newline, position = self.image_newline, self.config.video_newline_position
+        slow_videos = torch.cat(slow).split(num_frames)  # each (F, h', w', D)
+        if slow_fast:
+            tokens = tuple(
+                lay_out_slow_fast_video(*video, newline, self.faster_token, self.config.slow_frame_stride)
+                for video in zip(slow_videos, torch.cat(fast).split(num_frames))
+            )
+        else:
+            tokens = tuple(lay_out_video(video, newline, position) for video in slow_videos)
+        return BaseModelOutputWithPooling(pooler_output=tokens)
+
+    def pool_and_project(self, features: torch.Tensor, times: int = 1) -> torch.Tensor:
+        """(F, h, w, D_vision) -> (F, h', w', D), in the order of the config; `times` as in the pooler."""
+        if self.config.spatial_pool_position == "before_projector":
+            return self.multi_modal_projector(self.vision_resampler(features, times))
+        return self.vision_resampler(self.multi_modal_projector(features), times)
+
+    def get_placeholder_mask(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, token_id: int
+    ) -> torch.Tensor:
+        """Where `token_id` stands, (B, L) bool; found by its embedding when only `inputs_embeds` (B, L, D) is given."""
+        if input_ids is not None:
+            return input_ids == token_id
+        token = torch.tensor(token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        pixel_values_videos: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        image_sizes: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs,
+    ) -> LlavaNextVideoModelOutputWithPast | tuple:
+        """Arguments as in [`LlavaNextVideoForConditionalGeneration.forward`], without `labels`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                f"The model got {'neither' if input_ids is None else 'both'} of `input_ids` and `inputs_embeds`; "
+                "it takes exactly one."
+            )
+        has_pixels = pixel_values is not None or pixel_values_videos is not None
+        if has_pixels and mm_encoder_outputs is not None:
+            raise ValueError(
+                "The model got pixels and `mm_encoder_outputs`; it takes the pixels or the features made of them."
+            )
+        features = dict(mm_encoder_outputs or {})
+        selection = (vision_feature_layer, vision_feature_select_strategy)
+        if pixel_values is not None:
+            if image_sizes is None:
+                raise ValueError(
+                    "The model got `pixel_values` without `image_sizes`; pass both as the processor returns them."
+                )
+            features["image"] = self.get_image_features(pixel_values, image_sizes, *selection, return_dict=True)
+        if pixel_values_videos is not None:
+            features["video"] = self.get_video_features(pixel_values_videos, *selection, return_dict=True)
+
+        embeddings = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        token_ids = {"image": self.config.image_token_index, "video": self.config.video_token_index}
+        merged = {}
+        for modality, token_id in token_ids.items():
+            if features.get(modality) is not None:
+                mask = self.get_placeholder_mask(input_ids, inputs_embeds, token_id)
+                tokens = torch.cat(tuple(features[modality].pooler_output)).to(embeddings)
+                check_placeholders(mask, tokens, modality)
+                embeddings = embeddings.masked_scatter(mask[..., None].to(embeddings.device), tokens)
+                merged[f"{modality}_hidden_states"] = tokens
+
+        if not torch.compiler.is_compiling():
+            warn_beyond_context(embeddings.shape[1], self.config.text_config)
+        outputs = self.language_model(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        return LlavaNextVideoModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            **merged,
+        )
+
+
+def warn_beyond_context(num_tokens: int, text_config: PreTrainedConfig):
+    """Warn, once, about a prompt that is longer than what the language model was trained on."""
+    rope = getattr(text_config, "rope_parameters", None) or {}  # not every language model has rotary positions,
+    context = getattr(text_config, "max_position_embeddings", None)  # or a limit
+    if context is not None and rope.get("rope_type") == "linear":
+        context = int(context * rope["factor"])
+    if context is not None and num_tokens > context:
+        logger.warning_once(
+            f"A prompt has more than the {context} tokens that the language model was trained on; answers get worse "
+            "or stay empty beyond. Use fewer frames (num_frames), or stretch the positions: llava_next_video's "
+            "`rope_factor_for` says how much, config.text_config.rope_parameters or `convert --rope-factor` does it."
+        )
+
+
+def check_placeholders(mask: torch.Tensor, tokens: torch.Tensor, modality: str):
+    """Raise a ValueError unless the prompt has one placeholder for each row of `tokens` (N, D).
+
+    In a compiled graph, which cannot look at numbers, a mismatch is an assertion that fails on the device.
+    """
+    if torch.compiler.is_compiling():
+        torch._assert_async(mask.sum() == len(tokens), f"The prompt's <{modality}> placeholders and features differ.")
+    elif (num_placeholders := int(mask.sum())) != len(tokens):
+        raise ValueError(
+            f"The prompt has {num_placeholders} <{modality}> placeholders but the {modality} features are "
+            f"{len(tokens)} tokens. Usual causes: the prompt was truncated (`max_length`), it was not made by this "
+            "checkpoint's processor, or the processor's pooling, newline or patch settings are not those of the "
+            "model's config."
+        )
+
+
+class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, GenerationMixin):
+    """LLaVA-NeXT-Video with its language-model head: videos, images and a question in, an answer out.
+
+    >>> from llava_next_video import DEMO_CHECKPOINT
+    >>> model = LlavaNextVideoForConditionalGeneration.from_pretrained(DEMO_CHECKPOINT)
+    >>> model.config.video_newline_position
+    'grid'
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: LlavaNextVideoConfig):
+        super().__init__(config)
+        self.model = LlavaNextVideoModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def get_image_features(self, *args, **kwargs) -> BaseModelOutputWithPooling | tuple:
+        """[`LlavaNextVideoModel.get_image_features`]."""
+        return self.model.get_image_features(*args, **kwargs)
+
+    def get_video_features(self, *args, **kwargs) -> BaseModelOutputWithPooling | tuple:
+        """[`LlavaNextVideoModel.get_video_features`]."""
+        return self.model.get_video_features(*args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        pixel_values_videos: torch.Tensor | Sequence[torch.Tensor] | None = None,
+        image_sizes: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        vision_feature_layer: int | list[int] | None = None,
+        vision_feature_select_strategy: str | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs,
+    ) -> LlavaNextVideoCausalLMOutputWithPast | tuple:
+        """Score the next token at every position.
+
+        Args:
+            input_ids (`torch.Tensor` of shape (B, L), int64): token ids; every `image_token_index` and
+                `video_token_index` is replaced by one visual token, in order.
+            pixel_values, image_sizes: images of the whole batch, as in [`LlavaNextVideoModel.get_image_features`].
+            pixel_values_videos: videos of the whole batch, as in [`LlavaNextVideoModel.get_video_features`].
+            attention_mask (`torch.Tensor` of shape (B, L), *optional*): 1 for tokens, 0 for padding on either side.
+            position_ids, past_key_values, use_cache: as in every transformers language model.
+            inputs_embeds (`torch.Tensor` of shape (B, L, D), *optional*): instead of `input_ids`.
+            vision_feature_layer, vision_feature_select_strategy: override the config's.
+            labels (`torch.Tensor` of shape (B, L), int64, *optional*): target ids; -100 is ignored. Shifted inside.
+            logits_to_keep (`int` or `torch.Tensor`): score only that many last positions (0: all), or these positions.
+            mm_encoder_outputs (`dict`, *optional*): outputs of `get_image_features` under `"image"` and of
+                `get_video_features` under `"video"`, instead of pixels; not changed.
+
+        Raises:
+            ValueError: placeholders and features differ in number; pixels and features are both given.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            image_sizes=image_sizes,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            vision_feature_layer=vision_feature_layer,
+            vision_feature_select_strategy=vision_feature_select_strategy,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            vocab_size = self.config.text_config.vocab_size
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+        return LlavaNextVideoCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+            video_hidden_states=outputs.video_hidden_states,
+        )
+
+    def _get_candidate_generator(self, *, logits_processor: LogitsProcessorList, **kwargs):
+        # Prompt lookup proposes what followed the same words earlier in the prompt, which may be placeholders; in the
+        # first step, which brings the features, those would be more placeholders than features. This keeps them out
+        # of proposals only: what the model itself may answer is not touched.
+        placeholders = [self.config.image_token_index, self.config.video_token_index]
+        no_placeholders = SuppressTokensLogitsProcessor(placeholders, device=self.device)
+        return super()._get_candidate_generator(
+            logits_processor=LogitsProcessorList([*logits_processor, no_placeholders]), **kwargs
+        )
