@@ -108,20 +108,22 @@ def model(side: str, tower: str, setting: Setting) -> PreTrainedModel:
 @cache
 def processor(side: str, tower: str, setting: Setting) -> ProcessorMixin:
     """The processor of one side, which makes as many placeholders as the model makes tokens."""
-    vision = configuration(tower, setting.tiny)["vision_config"]
+    arguments = configuration(tower, setting.tiny)
+    vision = arguments["vision_config"]
     side_pixels = vision["image_size"]
     square = {"size": {"shortest_edge": side_pixels}, "crop_size": {"height": side_pixels, "width": side_pixels}}
     demo = demo_processor()
-    arguments = {
-        "tokenizer": demo.tokenizer,
-        "chat_template": demo.chat_template,
-        "patch_size": vision["patch_size"],
-        "vision_feature_select_strategy": "default" if tower == "clip" else "full",
-        "num_additional_image_tokens": 1 if tower == "clip" else 0,
-    }
-    if side == BUILTIN:
-        image_processor = transformers.LlavaNextImageProcessor(**square)
-        return BuiltinProcessor(BuiltinVideoProcessor(**square), image_processor, **arguments)
-    video_processor = llava_next_video.LlavaNextVideoVideoProcessor(**square)
-    image_processor = llava_next_video.LlavaNextVideoImageProcessor(**square)
-    return llava_next_video.LlavaNextVideoProcessor(video_processor, image_processor, **arguments)
+    if side == HERE:
+        config = llava_next_video.LlavaNextVideoConfig(**arguments)
+        return llava_next_video.LlavaNextVideoProcessor.for_model(
+            config, demo.tokenizer, chat_template=demo.chat_template
+        )
+    return BuiltinProcessor(
+        BuiltinVideoProcessor(**square),
+        transformers.LlavaNextImageProcessor(**square),
+        tokenizer=demo.tokenizer,
+        chat_template=demo.chat_template,
+        patch_size=vision["patch_size"],
+        vision_feature_select_strategy="default" if tower == "clip" else "full",
+        num_additional_image_tokens=1 if tower == "clip" else 0,
+    )

@@ -12,8 +12,13 @@ from llava_next_video.conversion.original_config import (
     slow_frame_stride,
     usual_recipe,
 )
-from llava_next_video.conversion.processor import make_processor
-from llava_next_video.conversion.tokenizer import TOKENIZER_FILES, make_generation_config, prepare_tokenizer
+from llava_next_video.conversion.tokenizer import (
+    TOKENIZER_FILES,
+    begins_words_with_space,
+    make_generation_config,
+    prepare_tokenizer,
+    read_template,
+)
 from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower, tower_of_checkpoint
 from llava_next_video.hub.checkpoint_files import CheckpointError, local_folder, read_json, reading_settings
 from llava_next_video.hub.recipes import USUAL_ORIGIN, Recipe, find_released, resolve
@@ -115,6 +120,13 @@ def translate_settings(
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
     )
-    processor = make_processor(config, recipe, tower, tokenizer)
+    processor = LlavaNextVideoProcessor.for_model(
+        config,
+        tokenizer,
+        pixels=tower.processor_settings,
+        videos={name: getattr(recipe, name) for name in ("num_frames", "frame_sampling", "time_instruction")},
+        chat_template=read_template(recipe.chat_template),
+        space_after_visuals=begins_words_with_space(tokenizer),
+    )
     generation_config = make_generation_config(tokenizer)
     return Settings(folder, config, processor, generation_config, tower, recipe, origins)

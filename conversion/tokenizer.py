@@ -10,11 +10,10 @@ from pathlib import Path
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from llava_next_video import processing
+from llava_next_video.processing import CHAT_TEMPLATES
 
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
-TEMPLATES = Path(processing.__file__).parent / "chat_templates"
 # Other names of templates, and the string after which each template's answers end.
 SAME_TEMPLATE = {"chatml_direct": "mistral_direct"}
 STOP_STRINGS = {
@@ -51,7 +50,7 @@ def template_name(name: str) -> str:
 
 def read_template(name: str) -> str:
     """The Jinja text of a conversation template."""
-    return (TEMPLATES / f"{template_name(name)}.jinja").read_text()
+    return (CHAT_TEMPLATES / f"{template_name(name)}.jinja").read_text()
 
 
 def prepare_tokenizer(folder: Path, chat_template: str, max_length: int, video_first: bool) -> PreTrainedTokenizerBase:

@@ -15,7 +15,6 @@ import math
 import random
 import re
 import time
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +26,9 @@ from transformers import GenerationConfig
 from llava_next_video import (
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
-    LlavaNextVideoImageProcessor,
     LlavaNextVideoProcessor,
-    LlavaNextVideoVideoProcessor,
 )
+from llava_next_video.processing import CHAT_TEMPLATES
 
 from .clips import COLOURS, DIRECTIONS, KINDS, SHAPES, Clip, ask, kinds_of, sample_indices
 from .tokenizer import END, IMAGE, PAD, VIDEO, build_tokenizer, prompt_before, turn
@@ -383,21 +381,12 @@ def save(model: nn.Module, tokenizer, folder: Path) -> None:
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    template = resources.files("llava_next_video.processing") / "chat_templates" / "qwen_1_5.jinja"
-    LlavaNextVideoProcessor(
-        video_processor=LlavaNextVideoVideoProcessor(num_frames=NUM_FRAMES, **pixels),
-        image_processor=LlavaNextVideoImageProcessor(
-            image_aspect_ratio=model.config.image_aspect_ratio,
-            image_grid_pinpoints=model.config.image_grid_pinpoints,
-            **pixels,
-        ),
-        tokenizer=tokenizer,
-        chat_template=template.read_text(encoding="utf-8"),
-        patch_size=PATCH_SIZE,
-        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
-        spatial_pool_mode=model.config.spatial_pool_mode,
-        spatial_pool_stride=POOL_STRIDE,
-        video_newline_position=model.config.video_newline_position,
+    LlavaNextVideoProcessor.for_model(
+        model.config,
+        tokenizer,
+        pixels=pixels,
+        videos={"num_frames": NUM_FRAMES},
+        chat_template=(CHAT_TEMPLATES / "qwen_1_5.jinja").read_text(encoding="utf-8"),
     ).save_pretrained(folder)
 
 

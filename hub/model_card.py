@@ -11,14 +11,12 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from llava_next_video import processing
 from llava_next_video.hub.recipes import RELEASED, Recipe, Released, find_released
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
-from llava_next_video.processing import LlavaNextVideoProcessor
+from llava_next_video.processing import CHAT_TEMPLATES, LlavaNextVideoProcessor
 
 
 DISTRIBUTION = "llava-next-video"
-CHAT_TEMPLATES = Path(processing.__file__).parent / "chat_templates"
 EXAMPLE_IMAGE = (720, 1280)  # height, width
 SOMEWHERE = "path/to/this/folder"  # what snippets load when nobody said where the checkpoint will be
 

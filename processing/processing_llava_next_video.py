@@ -3,7 +3,7 @@
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, BatchFeature
+from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import (
     MODALITY_TO_BASE_CLASS_MAPPING,
     MultiModalData,
@@ -11,6 +11,7 @@ from transformers.processing_utils import (
     ProcessorMixin,
 )
 
+from ..modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from ..modeling.other_formats import format_of
 from ..modeling.visual_grid import image_token_count, video_token_count
 from .chat_messages import Sealed, checked_conversations, unsealed, with_media
@@ -135,6 +136,52 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         super().__init__(video_processor, image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def for_model(
+        cls,
+        config: LlavaNextVideoConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pixels: dict | None = None,
+        videos: dict | None = None,
+        **settings,
+    ) -> "LlavaNextVideoProcessor":
+        """The processor that goes with a model, which pools, lays out and cuts into tiles as its configuration says.
+
+        Args:
+            config: of the model.
+            tokenizer: any that knows `image_token` and `video_token`.
+            pixels: settings of both the video and the image processor, such as `size`, `crop_size`, `image_mean`. By
+                default the middle of each frame is cropped to a square of the tower's image size, as CLIP wants it.
+            videos: settings of the video processor alone, such as `num_frames` and `frame_sampling`.
+            settings: of the processor itself, such as `chat_template`.
+
+        >>> from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig
+        >>> tokenizer = LlavaNextVideoProcessor.from_pretrained(DEMO_CHECKPOINT).tokenizer
+        >>> config = LlavaNextVideoConfig(video_newline_position="grid")
+        >>> LlavaNextVideoProcessor.for_model(config, tokenizer, videos={"num_frames": 32}).count_video_tokens(32, 336)
+        4992
+        """
+        side = config.vision_config.image_size
+        pixels = pixels or {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        return cls(
+            video_processor=LlavaNextVideoVideoProcessor(**pixels, **(videos or {})),
+            image_processor=LlavaNextVideoImageProcessor(
+                **pixels,
+                image_grid_pinpoints=config.image_grid_pinpoints,
+                image_aspect_ratio=config.image_aspect_ratio,
+            ),
+            tokenizer=tokenizer,
+            patch_size=config.vision_config.patch_size,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            num_additional_image_tokens=int(config.vision_feature_select_strategy == "default"),
+            spatial_pool_mode=config.spatial_pool_mode,
+            spatial_pool_stride=config.spatial_pool_stride,
+            video_newline_position=config.video_newline_position,
+            slow_frame_stride=config.slow_frame_stride,
+            **settings,
+        )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):

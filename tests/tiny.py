@@ -10,17 +10,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-import llava_next_video
 from llava_next_video import (
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
-    LlavaNextVideoImageProcessor,
     LlavaNextVideoProcessor,
-    LlavaNextVideoVideoProcessor,
 )
+from llava_next_video.processing import CHAT_TEMPLATES
 
-
-CHAT_TEMPLATES = Path(llava_next_video.processing.__file__).parent / "chat_templates"
 
 TEXT = {
     "hidden_size": 32,
@@ -100,28 +96,19 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_processor(config: LlavaNextVideoConfig, cls=LlavaNextVideoProcessor, **arguments) -> LlavaNextVideoProcessor:
     """The processor that goes with a configuration; `cls` may be the built-in's, with its own sub-processors."""
+    template = (CHAT_TEMPLATES / "qwen_1_5.jinja").read_text()
+    if cls is LlavaNextVideoProcessor:
+        return cls.for_model(config, make_tokenizer(), chat_template=template, **arguments)
+    from transformers import LlavaNextImageProcessor
+    from transformers.models.llava_next_video import LlavaNextVideoVideoProcessor
+
     side = config.vision_config.image_size
     square = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    if cls is LlavaNextVideoProcessor:
-        image_class, video_class = LlavaNextVideoImageProcessor, LlavaNextVideoVideoProcessor
-        image_arguments = {"image_aspect_ratio": config.image_aspect_ratio}
-        arguments = {
-            "spatial_pool_mode": config.spatial_pool_mode,
-            "spatial_pool_stride": config.spatial_pool_stride,
-            "video_newline_position": config.video_newline_position,
-            "slow_frame_stride": config.slow_frame_stride,
-            **arguments,
-        }
-    else:
-        from transformers import LlavaNextImageProcessor as image_class
-        from transformers.models.llava_next_video import LlavaNextVideoVideoProcessor as video_class
-
-        image_arguments = {}
     return cls(
-        video_processor=video_class(**square),
-        image_processor=image_class(**square, image_grid_pinpoints=config.image_grid_pinpoints, **image_arguments),
+        video_processor=LlavaNextVideoVideoProcessor(**square),
+        image_processor=LlavaNextImageProcessor(**square, image_grid_pinpoints=config.image_grid_pinpoints),
         tokenizer=make_tokenizer(),
-        chat_template=(CHAT_TEMPLATES / "qwen_1_5.jinja").read_text(),
+        chat_template=template,
         patch_size=config.vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         num_additional_image_tokens=1 if config.vision_feature_select_strategy == "default" else 0,
