@@ -1,1 +1,1 @@
-"""Folders of checkpoints: read safely, written at once, exported with their code and a card, uploaded."""
+"""Folders of checkpoints: read safely, written whole or not at all, exported, uploaded."""

@@ -6,6 +6,7 @@ weight to. `--check` compares with the files that are there and names those that
 """
 
 import argparse
+import ast
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,12 @@ from llava_next_video.modeling.visual_tokens import lay_out_slow_fast_video, lay
 
 
 FOLDER = Path(__file__).parent
-CLIP = FOLDER.parents[1] / "demo_model" / "samples" / "red_circle_moves_left.mp4"
+sys.path.append(str(FOLDER.parents[1]))
+from setup import ROOMS  # noqa: E402
+from tests.imports_of_the_package import FILES, ROOT, imports_of, room_of  # noqa: E402
+
+
+CLIP = ROOT / "demo_model" / "samples" / "red_circle_moves_left.mp4"
 
 NEWLINE, FRAME_END = -1, -2
 INK, PAPER, LINE, DROPPED = "#1e1e1e", "#ffffff", "#606060", "#b8b8b8"
@@ -54,6 +60,10 @@ class Drawing:
         """A square with a text in its middle."""
         self.rectangle(left, top, width, height, fill)
         self.text(left + width / 2, top + height / 2 + 4, text, font_size=11, text_anchor="middle")
+
+    def circle(self, left, top, radius, fill):
+        place = {"cx": str(left), "cy": str(top), "r": str(radius)}
+        ElementTree.SubElement(self.root, "circle", {**place, "fill": fill, "stroke": INK})
 
     def path(self, steps: str, fill: str, line="none"):
         ElementTree.SubElement(self.root, "path", {"d": steps, "fill": fill, "stroke": line, "stroke-width": "0.5"})
@@ -187,7 +197,33 @@ def frame_sheet() -> bytes:
     return file.getvalue()
 
 
+def rooms() -> bytes:
+    """The rooms of the package as floors, and which of them each one uses: the imports in its files."""
+    floor, lane, text = 56, 36, 640
+    drawing = Drawing(
+        "The rooms, and what each of them uses", text + lane * len(ROOMS) + MARGIN, 30 + floor * len(ROOMS)
+    )
+    floors = {room: 30 + floor * number for number, room in enumerate(reversed(ROOMS))}
+    drawing.text(MARGIN, 20, "Each room uses those below it that its line has a dot on.")
+    for room, top in floors.items():
+        drawing.rectangle(MARGIN, top, text - 2 * MARGIN, floor - 8, TOKEN_COLOURS[1])
+        drawing.text(MARGIN + 10, top + 20, f"{room}/", font_weight="bold")
+        story = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text())).splitlines()[0]
+        drawing.text(MARGIN + 10, top + 38, story, font_size=12)
+    for number, (room, top) in enumerate(floors.items()):
+        used = {room_of(name) for path in FILES if path.parent.name == room for _, name in imports_of(path)} - {room}
+        left, middle = text + lane * number, (floor - 8) / 2
+        if used:
+            lowest = max(floors[each] for each in used)
+            drawing.path(f"M {left} {top + middle} V {lowest + middle}", "none", INK)
+        drawing.circle(left, top + middle, 6, PAPER)
+        for each in used:
+            drawing.circle(left, floors[each] + middle, 5, INK)
+    return drawing.bytes()
+
+
 PICTURES = {
+    "rooms.svg": rooms,
     "newline_positions.svg": newline_positions,
     "slow_fast.svg": slow_fast,
     "pooling.svg": pooling,
