@@ -11,6 +11,7 @@ counted instead.
 import os
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
@@ -43,6 +44,9 @@ from .video_sources import (
 
 MOST_THREADS = 16  # of a decoder, as FFmpeg has it
 PROBED_BYTES = 5_000_000  # how much FFmpeg may decode to find out what is in a file; its default
+MOST_FIRST_PACKETS = 500_000  # in twice as many bytes; FFmpeg keeps half a kilobyte for each while it opens a file
+# Formats whose headers announce all streams: none appear later.
+HEADERS_WITH_ALL_STREAMS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "ivf"))
 ChooseFrames = Callable[[VideoMetadata], Sequence[int]]
 PILLOW_ERRORS = (OSError, EOFError, SyntaxError)  # of broken files
 
@@ -166,19 +170,50 @@ class VideoReader:
         return frames, metadata
 
     def check_first_packets(self):
-        """Look at those packets that FFmpeg parses and decodes while it opens a file."""
-        num_bytes, counters = 0, {}
-        try:
-            # Without decoders (none is called "none") and parsers.
-            with self.open(codec_whitelist="none", fflags="+noparse+nofillin") as container:
-                for packet in container.demux(*container.streams.video):
-                    self.file.check()
+        """Look at those packets that FFmpeg splits, parses and decodes while it opens a file."""
+        # First at the streams that the header announces: FFmpeg is interrupted when it turns to the packets, before it
+        # splits any into units. Then at those that appear behind the header, in packets that are small.
+        for seconds in (0, self.file.deadline.seconds_left()):
+            try:
+                if self.check_packets_of_known_streams(seconds):
+                    return
+            except (av.FFmpegError, IndexError):  # opening it again will tell
+                self.file.check()
+
+    def check_packets_of_known_streams(self, seconds_to_open: float) -> bool:
+        """Whether these are all streams."""
+        num_packets, num_bytes, counters = 0, 0, {}
+        units_of_streams = Counter()  # in the packet of each that has most
+        # Without decoders (none is called "none") and parsers.
+        options = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
+        with self.open(seconds_to_open, **options) as container:
+            are_all = container.format.name in HEADERS_WITH_ALL_STREAMS
+            for packet in container.demux():
+                self.file.check()
+                num_packets += 1
+                num_bytes += packet.size
+                if num_bytes <= 2 * PROBED_BYTES:
+                    self.check_num_packets(num_packets)
+                if packet.stream.type != "video":
+                    continue
+                if num_bytes <= 2 * PROBED_BYTES:
+                    # What FFmpeg takes for a stream's packet it keeps until all streams are known.
+                    index = packet.stream.index
+                    units_of_streams[index] = max(units_of_streams[index], self.units_of(packet))
+                    if units_of_streams.total() > self.limits.max_packet_units:
+                        self.refuse_units()
+                else:
                     self.check_packet(packet)
-                    num_bytes += packet.size
-                    if not self.check_unparsed(packet, counters) and num_bytes > 2 * PROBED_BYTES:
-                        return
-        except (av.FFmpegError, IndexError):  # opening it again will tell
-            self.file.check()
+                if not self.check_unparsed(packet, counters) and num_bytes > 2 * PROBED_BYTES:
+                    break
+            return are_all
+
+    def check_num_packets(self, num_packets: int):
+        if num_packets > MOST_FIRST_PACKETS:
+            raise OverLimit(
+                f"its first {2 * PROBED_BYTES} bytes of packets are more than {MOST_FIRST_PACKETS} packets; "
+                "encode the video again"
+            )
 
     def check_unparsed(self, packet: av.Packet, counters: dict[int, UnitsOfPictures]) -> bool:
         """Look at a piece of a stream that is not cut into packets yet; whether the parser needs that to its end."""
@@ -191,9 +226,11 @@ class VideoReader:
             self.refuse_units()
         return codec == "hevc"  # FFmpeg's parser of this codec keeps some kilobytes of each unit itself
 
-    def open(self, **options: str) -> av.container.InputContainer:
+    def open(self, seconds: float | None = None, **options: str) -> av.container.InputContainer:
+        """FFmpeg may look at packets for as many `seconds`, not at all when it is 0."""
         self.file.seek(0)
         self.file.check()
+        left = self.file.deadline.seconds_left()
         return av.open(
             self.file,
             options={
@@ -204,7 +241,7 @@ class VideoReader:
                 **options,
             },
             metadata_errors="ignore",
-            timeout=self.file.deadline.seconds_left(),
+            timeout=(left if seconds is None else seconds, left),
         )
 
     def stream_of(self, container):
@@ -240,11 +277,15 @@ class VideoReader:
     def check_packet(self, packet: av.Packet):
         """A packet cannot be interrupted while it is decoded, so it is looked at before."""
         most = self.limits.max_packet_units
-        context = packet.stream.codec_context
-        if packet.size <= most or context is None:  # a unit takes a byte or more
-            return
-        if count_units(bytes(packet), context.codec.canonical_name, context.extradata or b"", most) > most:
+        if packet.size > most and self.units_of(packet) > most:  # a unit takes a byte or more
             self.refuse_units()
+
+    def units_of(self, packet: av.Packet) -> int:
+        context = packet.stream.codec_context
+        if context is None:
+            return 0
+        most = self.limits.max_packet_units
+        return count_units(bytes(packet), context.codec.canonical_name, context.extradata or b"", most)
 
     def refuse_units(self):
         raise OverLimit(

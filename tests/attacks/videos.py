@@ -1,6 +1,7 @@
 """Videos whose packets or frames are out of proportion."""
 
 import io
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,35 @@ def flooded(codec: str, container: str, unit: bytes, number: int, size: tuple[in
                 packet = more
             output.mux(packet)
     return file.getvalue()
+
+
+def element(name: str, data: bytes) -> bytes:
+    """An element of Matroska."""
+    return bytes.fromhex(name) + (1 << 56 | len(data)).to_bytes(8, "big") + data
+
+
+def matroska(
+    codec: str, packets: list[bytes], compressed: bool = False, laced: bool = False, num_streams: int = 1
+) -> bytes:
+    """A video without the decoder's configuration, so that FFmpeg looks for it in the packets while it opens the file.
+
+    Args:
+        compressed: whether packets are packed by zlib.
+        laced: whether each of `packets` is cut into 256 of equal size.
+        num_streams: each has all packets.
+    """
+    zlib_of_all = element("6d80", element("6240", element("5034", element("4254", b"\0")))) if compressed else b""
+    size = element("e0", element("b0", b"\x40") + element("ba", b"\x40"))
+    tracks, blocks = [], []
+    for number in range(1, num_streams + 1):
+        numbers = element("d7", bytes([number])) + element("73c5", bytes([number])) + element("83", b"\1")
+        tracks.append(element("ae", numbers + element("86", codec.encode()) + size + zlib_of_all))
+        start = bytes([128 + number, 0, 0]) + (b"\x84\xff" if laced else b"\x80")
+        blocks += [element("a3", start + (zlib.compress(data, 9) if compressed else data)) for data in packets]
+    cluster = element("1f43b675", element("e7", b"\0") + b"".join(blocks))
+    return element("1a45dfa3", element("4282", b"matroska")) + element(
+        "18538067", element("1654ae6b", b"".join(tracks)) + cluster
+    )
 
 
 def thin(height: int, width: int) -> bytes:
@@ -103,6 +133,18 @@ def attacks(folder: Path) -> list[Attack]:
         )
         for number in (0, 3)
     }
+    floods |= {
+        f"units of {codec} without configuration, {size} bytes{', compressed' * compressed}": matroska(
+            codec, [unit * (size // len(unit))], compressed
+        )
+        for codec, unit in (
+            ("V_AV1", b"\x7a\0"),
+            ("V_MPEGH/ISO/HEVC", b"\0\0\1\x46"),
+            ("V_MPEG4/ISO/AVC", b"\0\0\1\x67"),
+        )
+        for size, compressed in ((10_000_000, False), (9_000_000, True))
+    }
+    floods["units in packets of many streams"] = matroska("V_MPEG4/ISO/AVC", [b"\0\0\1\x67" * 9000], num_streams=100)
     giant = bytearray(flooded("mjpeg", "avi", b"", -1))
     at = giant.index(b"\xff\xc0") + 5
     giant[at : at + 4] = b"\xff\xff\xff\xff"
@@ -125,6 +167,12 @@ def attacks(folder: Path) -> list[Attack]:
                 "max_decode_seconds|max_result_bytes",
             )
             for kind in ("gif", "png")
+        ),
+        Attack(
+            "millions of packets of one byte",
+            partial(read_video, matroska("V_MPEG4/ISO/AVC", [bytes(256)] * 20_000, laced=True), limits=LIMITS),
+            VideoLimitError,
+            "more than 500000 packets",
         ),
         Attack(
             "frames of 65535x65535 pixels inside of AVI",

@@ -1,11 +1,14 @@
 """Packets of millions of units are refused before a decoder or a parser sees them."""
 
+from pathlib import Path
+
 import av
 import pytest
 
 from llava_next_video import ReadingLimits, VideoLimitError, read_video
 from llava_next_video.reading.packet_units import UnitsOfPictures, count_units, has_start_codes
-from tests.attacks.videos import flooded
+from tests.attacks.__main__ import status
+from tests.attacks.videos import flooded, matroska
 from tests.fuzz.corpus import make_corpus
 
 
@@ -61,6 +64,34 @@ def test_packet_of_very_many_units_is_not_decoded(container, monkeypatch):
         read_video(video)
     limits = ReadingLimits(max_packet_units=30_000)
     assert len(read_video(video, limits=limits)[0]) == 6
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    ("codec", "unit"),
+    [("V_AV1", b"\x7a\0"), ("V_MPEGH/ISO/HEVC", b"\0\0\1\x46"), ("V_MPEG4/ISO/AVC", b"\0\0\1\x67")],
+)
+def test_units_are_counted_before_ffmpeg_looks_for_the_configuration_in_them(codec, unit, compressed):
+    """FFmpeg took 4.5 GB for 9 MB of H.264 while it opened the file; compressed, that is a file of 9 KB."""
+    video = matroska(codec, [unit * (9_000_000 // len(unit))], compressed)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest VmRSS so far
+    before = status("VmRSS")
+    with pytest.raises(VideoLimitError, match="max_packet_units"):
+        read_video(video)
+    assert status("VmHWM") - before < 80 * 2**20
+
+
+def test_units_of_all_streams_count_together():
+    video = matroska("V_MPEG4/ISO/AVC", [b"\0\0\1\x67" * 900], num_streams=20)
+    with pytest.raises(VideoLimitError, match="more units than max_packet_units=10000"):
+        read_video(video)
+
+
+def test_very_many_packets_are_not_kept():
+    """FFmpeg kept 2.7 GB of them, while it looked for what they do not have."""
+    video = matroska("V_MPEG4/ISO/AVC", [bytes(256)] * 2000, laced=True)
+    with pytest.raises(VideoLimitError, match="are more than 500000 packets; encode the video again"):
+        read_video(video)
 
 
 def test_real_packets_have_few_units(tmp_path):
