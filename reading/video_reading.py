@@ -171,8 +171,9 @@ class VideoReader:
 
     def check_first_packets(self):
         """Look at those packets that FFmpeg splits, parses and decodes while it opens a file."""
-        # First at the streams that the header announces: FFmpeg is interrupted when it turns to the packets, before it
-        # splits any into units. Then at those that appear behind the header, in packets that are small.
+        # First at the streams that the header announces: FFmpeg, which asks whether to stop when it turns to the
+        # packets, has no time left then and splits none into units. Then at those that appear later, in formats of
+        # small packets (MPEG-TS and -PS) and in FLV.
         for seconds in (0, self.file.deadline.seconds_left()):
             try:
                 if self.check_packets_of_known_streams(seconds):
@@ -181,7 +182,7 @@ class VideoReader:
                 self.file.check()
 
     def check_packets_of_known_streams(self, seconds_to_open: float) -> bool:
-        """Whether these are all streams."""
+        """Count packets and units; returns whether no other streams can appear."""
         num_packets, num_bytes, counters = 0, 0, {}
         units_of_streams = Counter()  # in the packet of each that has most
         # Without decoders (none is called "none") and parsers.
@@ -197,7 +198,7 @@ class VideoReader:
                 if packet.stream.type != "video":
                     continue
                 if num_bytes <= 2 * PROBED_BYTES:
-                    # What FFmpeg takes for a stream's packet it keeps until all streams are known.
+                    # FFmpeg keeps what it took for the largest packet of each stream until it knows all streams.
                     index = packet.stream.index
                     units_of_streams[index] = max(units_of_streams[index], self.units_of(packet))
                     if units_of_streams.total() > self.limits.max_packet_units:
@@ -227,7 +228,7 @@ class VideoReader:
         return codec == "hevc"  # FFmpeg's parser of this codec keeps some kilobytes of each unit itself
 
     def open(self, seconds: float | None = None, **options: str) -> av.container.InputContainer:
-        """FFmpeg may look at packets for as many `seconds`, not at all when it is 0."""
+        """FFmpeg may look at packets for this many `seconds`: with 0 it reads the header only."""
         self.file.seek(0)
         self.file.check()
         left = self.file.deadline.seconds_left()

@@ -72,7 +72,7 @@ def test_packet_of_very_many_units_is_not_decoded(container, monkeypatch):
     [("V_AV1", b"\x7a\0"), ("V_MPEGH/ISO/HEVC", b"\0\0\1\x46"), ("V_MPEG4/ISO/AVC", b"\0\0\1\x67")],
 )
 def test_units_are_counted_before_ffmpeg_looks_for_the_configuration_in_them(codec, unit, compressed):
-    """FFmpeg took 4.5 GB for 9 MB of H.264 while it opened the file; compressed, that is a file of 9 KB."""
+    """FFmpeg took 9 GB for 9 MB of H.264 while it opened the file; compressed, that is a file of 9 KB."""
     video = matroska(codec, [unit * (9_000_000 // len(unit))], compressed)
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest VmRSS so far
     before = status("VmRSS")
