@@ -5,6 +5,7 @@ What it takes and returns follows transformers' `ImageTextToTextPipeline` (pipel
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.data import get_worker_info
