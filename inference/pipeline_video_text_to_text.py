@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.chat_template_utils import Chat
 from transformers.video_utils import is_valid_video
 
-from ..modeling.modeling_llava_next_video import CACHE
+from ..modeling.model_outputs import CACHE_NAME
 from ..processing.chat_messages import checked_conversation, with_media
 from .code_export import write_code
 from .pipeline_inputs import (
@@ -405,14 +405,14 @@ class VideoTextToTextPipeline(Pipeline):
             cache, videos = known.cache, videos[len(known.videos) :]
         features = as_features(videos)
         if len(samples) == 1:
-            sequences = self.model.generate(**inputs, **features, **{CACHE: cache}, **generate_kwargs)
+            sequences = self.model.generate(**inputs, **features, **{CACHE_NAME: cache}, **generate_kwargs)
             said = sequences[0].cpu()
         else:
             if cache.get_seq_length() < shared:
                 new = token_ids[:1, cache.get_seq_length() : shared]
-                self.model(input_ids=new, **features, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
+                self.model(input_ids=new, **features, **{CACHE_NAME: cache}, use_cache=True, logits_to_keep=1)
             copies = repeated(cache, len(samples))
-            sequences = self.model.generate(**inputs, **{CACHE: copies}, **generate_kwargs)
+            sequences = self.model.generate(**inputs, **{CACHE_NAME: copies}, **generate_kwargs)
             said = token_ids[0, :shared].cpu()
         self.memory.keep_conversation(Conversation(said, keys, visual_length, cache), forgotten)
         return sequences

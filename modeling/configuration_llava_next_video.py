@@ -39,7 +39,7 @@ LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**14} | dict.fromkeys(
     2**63 - 1,  # whether there are weights of that size is seen when they are read
 )
 # What transformers raises, beside ValueError, at settings that it cannot use.
-UNUSABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError)
+SETTINGS_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError)
 
 # Settings with which the built-in computes what this package computes. It ignores these keys (and stops at an unknown
 # `spatial_pool_mode`), so a checkpoint with other values would be loaded by it and answer wrongly.
@@ -172,7 +172,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
                 check_numbers(name, part)
         try:
             super().__post_init__(**kwargs)
-        except UNUSABLE as error:
+        except SETTINGS_ERRORS as error:
             raise ValueError(
                 f"The configuration cannot be made: {type(error).__name__}: {error}. vision_config and text_config "
                 "have to be what transformers' configurations of their `model_type` accept. Download config.json again."
