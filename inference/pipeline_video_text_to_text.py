@@ -150,19 +150,19 @@ class VideoTextToTextPipeline(Pipeline):
     ) -> tuple[BatchFeature, list[RememberedVideo]]:
         """Model inputs of a prompt that has its own placeholders, and its videos."""
         self.processor.validate_inputs(text=[prompt], videos=videos)  # before they are read
-        read = [self.find_or_read(video, processor_kwargs) for video in videos]
-        processed = [video.processed for video in read] or None
-        return self.processor(text=prompt, videos=processed, **processor_kwargs), read
+        prepared = [self.find_or_read(video, processor_kwargs) for video in videos]
+        processed = [video.processed for video in prepared] or None
+        return self.processor(text=prompt, videos=processed, **processor_kwargs), prepared
 
     def process_chat(
         self, messages: list[dict], processor_kwargs: dict, continue_final_message: bool | None
     ) -> tuple[BatchFeature, list[RememberedVideo]]:
         """Model inputs of a chat, and its videos."""
-        read = []
+        prepared = []
 
         def read_video(source):
-            read.append(self.find_or_read(source, processor_kwargs))
-            return read[-1].processed
+            prepared.append(self.find_or_read(source, processor_kwargs))
+            return prepared[-1].processed
 
         messages = with_media(checked_conversation(messages), video=read_video)
         continues = ends_with_assistant(messages) if continue_final_message is None else continue_final_message
@@ -180,7 +180,7 @@ class VideoTextToTextPipeline(Pipeline):
             return_tensors="pt",
             processor_kwargs=dict(processor_kwargs),
         )
-        return model_inputs, read
+        return model_inputs, prepared
 
     def find_or_read(self, video, processor_kwargs: dict) -> RememberedVideo:
         """A video that is remembered, or else read now."""
