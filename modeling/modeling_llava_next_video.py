@@ -270,13 +270,9 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
     def replace_placeholders(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        features: dict[str, BaseModelOutputWithPooling | None],
-        cache: Cache | None,
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, features: dict, cache: Cache | None
     ) -> tuple[torch.Tensor, dict]:
-        """Embed a prompt, with visual tokens in the place of its placeholders.
+        """Embed a prompt, with visual tokens in the place of its placeholders. `features` as `mm_encoder_outputs`.
 
         Returns:
             The embeddings (B, L, D), and the fields of [`LlavaNextVideoModelOutputWithPast`] for the visual tokens.

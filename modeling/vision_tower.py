@@ -49,11 +49,12 @@ class StopsEarly:
         """Hidden state 0."""
         return self.embeddings(pixel_values)
 
-    def output_with_features(
-        self, features: tuple[torch.Tensor, ...], pixel_values: torch.Tensor, **kwargs
-    ) -> BaseModelOutputWithPooling:
-        """A model output with these features as `pooler_output`. If `kwargs` or the configuration ask for hidden states
-        or attentions, it is transformers' own output for the pixels (F, 3, H, W) otherwise."""
+    def output_with_features(self, features: tuple, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """A model output with `features`, each (N, D), as `pooler_output`.
+
+        If `kwargs` or the configuration ask for hidden states or attentions, the whole tower runs on the pixels
+        (F, 3, H, W), and the rest of the output is what transformers' own forward returns.
+        """
         requests = ("output_hidden_states", "output_attentions")
         if not any(kwargs.get(name, getattr(self.config, name)) for name in requests):
             return BaseModelOutputWithPooling(pooler_output=features)
