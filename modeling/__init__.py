@@ -1,1 +1,1 @@
-"""The network, and its configuration, which can be imported without the network."""
+"""The network and its configuration, which can be imported without the network."""
