@@ -4,8 +4,9 @@ What it takes and returns follows transformers' `ImageTextToTextPipeline` (pipel
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
@@ -65,14 +66,14 @@ class Sample:
         videos: these, in order.
         again: what to prepare it from once more, should the model change before it is answered; `None` where nothing
             was taken from memory.
-        error: why there are no inputs, with `on_error="return"`.
+        error: why the inputs are empty, with `on_error="return"`.
         sequences (`torch.Tensor` of shape (answers, L)): prompt and answer tokens, after `generate`.
         num_prompt_tokens: how many of them are the prompt, padding included.
     """
 
     prompt: str | list[dict]
     is_question: bool = False
-    inputs: BatchFeature | None = None
+    inputs: BatchFeature = field(default_factory=BatchFeature)
     videos: Sequence[RememberedVideo] = ()
     again: tuple | None = None
     error: Exception | None = None
@@ -136,7 +137,7 @@ class VideoTextToTextPipeline(Pipeline):
         else:
             self.write_settings(Path(save_directory), self.model.config, self.model.generation_config, self.processor)
 
-    def __call__(self, videos=None, text=None, **kwargs):
+    def __call__(self, videos=None, text=None, **kwargs) -> Any:
         """Answer one question, or many.
 
         Args:
