@@ -25,7 +25,7 @@ from setup import ROOMS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "demo_model" / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "demo_model" / "README.md", *sorted(DOCS.rglob("*.md"))]
 SOURCES = [path for room in ROOMS for path in ROOT.glob(f"{room}/*.py")]
 TROUBLESHOOTING = DOCS / "guides" / "troubleshooting.md"
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
@@ -263,3 +263,16 @@ def test_every_row_of_troubleshooting_is_about_one_message():
         if len(meant) != 1:
             problems.append(f"{fragment!r} fits {', '.join(meant)}" if meant else f"no such message: {fragment!r}")
     assert not problems, "\n".join([f"in {TROUBLESHOOTING.relative_to(ROOT)}:", *problems])
+
+
+@each_page
+def test_files_and_functions_of_the_code_exist(page):
+    """`room/file.py` is there, and `room/file.py:Class.method` defines it."""
+    rooms = "|".join([*ROOMS, "tests", "benchmarks"])
+    for path, name in re.findall(rf"`((?:{rooms})/[\w/]+\.py)(?::([\w.]+))?`", page.read_text()):
+        assert (ROOT / path).is_file(), path
+        node = ast.parse((ROOT / path).read_text())
+        for part in filter(None, name.split(".")):
+            members = [each for each in ast.walk(node) if getattr(each, "name", None) == part]
+            assert members, f"{path} has no {name}"
+            node = members[0]
