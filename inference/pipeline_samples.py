@@ -1,7 +1,7 @@
 """One prompt on its way through the pipeline; and several as one batch for the model."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase
@@ -23,14 +23,14 @@ class Sample:
         preprocess_arguments: of the call of `preprocess` that made it, to repeat it should the model change before the
             sample is answered; `None` where nothing was taken from memory.
         times_forgotten: of the memory, before the sample was made; if it differs later, what was taken is outdated.
-        error: why there are no inputs, with `on_error="return"`.
+        error: why the inputs are empty, with `on_error="return"`.
         sequences (`torch.Tensor` of shape (answers, L)): prompt and answer tokens, after `generate`.
         num_prompt_tokens: how many of them are the prompt, padding included.
     """
 
     prompt: str | list[dict]
     is_question: bool = False
-    inputs: BatchFeature | None = None
+    inputs: BatchFeature = field(default_factory=BatchFeature)
     videos: Sequence[RememberedVideo] = ()
     visual_length: int = 0
     preprocess_arguments: tuple | None = None

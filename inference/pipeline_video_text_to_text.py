@@ -6,6 +6,7 @@ A call goes through `preprocess` (read the videos, write the prompt), `_forward`
 """
 
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import get_worker_info
 from transformers import BatchFeature, GenerationConfig, Pipeline
@@ -75,7 +76,7 @@ class VideoTextToTextPipeline(Pipeline):
         self.processor.save_pretrained(save_directory)
         write_code(save_directory)
 
-    def __call__(self, videos=None, text=None, **kwargs):
+    def __call__(self, videos=None, text=None, **kwargs) -> Any:
         """Answer one question, or many.
 
         Args:

@@ -307,7 +307,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues]  # has position_ids too
     ) -> LlavaNextVideoModelOutputWithPast | tuple:
         """Arguments as in [`LlavaNextVideoForConditionalGeneration.forward`], without `labels`."""
         check_arguments(input_ids, inputs_embeds, pixel_values, pixel_values_videos, image_sizes, mm_encoder_outputs)
@@ -387,7 +387,7 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Llav
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues]  # has position_ids too
     ) -> LlavaNextVideoCausalLMOutputWithPast | tuple:
         """Score the next token at every position.
 

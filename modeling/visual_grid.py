@@ -120,8 +120,10 @@ def unpadded_grid(height: int, width: int, image_size: tuple[int, int]) -> tuple
 
 def shrunk_grid(rows: int, columns: int, patches_per_side: int, aspect_ratio: str) -> tuple[int, int]:
     """Rows and columns of an image's patches after `anyres_max_N`, which shrinks images larger than N tiles."""
-    max_tiles = ASPECT_RATIO.fullmatch(aspect_ratio)[1]
-    scale = math.sqrt(rows * columns / (int(max_tiles) * patches_per_side**2)) if max_tiles else 0.0
+    found = ASPECT_RATIO.fullmatch(aspect_ratio)
+    if found is None or found[1] is None:
+        return rows, columns
+    scale = math.sqrt(rows * columns / (int(found[1]) * patches_per_side**2))
     return (int(rows // scale), int(columns // scale)) if scale > 1.1 else (rows, columns)
 
 
