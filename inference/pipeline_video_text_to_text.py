@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import get_worker_info
-from transformers import BatchFeature, GenerationConfig, Pipeline
+from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat
 
 from ..processing.chat_messages import checked_conversation, with_media
@@ -146,19 +146,15 @@ class VideoTextToTextPipeline(Pipeline):
         visual_length = int(positions.max()) + 1 if len(positions) else 0
         return Sample(prompt, is_question, model_inputs.to(dtype=self.dtype), videos, visual_length)
 
-    def process_prompt(
-        self, prompt: str, videos: list, processor_kwargs: dict
-    ) -> tuple[BatchFeature, list[RememberedVideo]]:
-        """Model inputs of a prompt that has its own placeholders, and its videos."""
+    def process_prompt(self, prompt: str, videos: list, processor_kwargs: dict) -> tuple:
+        """Model inputs (`BatchFeature`) of a prompt with its own placeholders, and its videos (`RememberedVideo`)."""
         self.processor.validate_inputs(text=[prompt], videos=videos)  # before they are read
         prepared = [self.find_or_read(video, processor_kwargs) for video in videos]
         processed = [video.processed for video in prepared] or None
         return self.processor(text=prompt, videos=processed, **processor_kwargs), prepared
 
-    def process_chat(
-        self, messages: list[dict], processor_kwargs: dict, continue_final_message: bool | None
-    ) -> tuple[BatchFeature, list[RememberedVideo]]:
-        """Model inputs of a chat, and its videos."""
+    def process_chat(self, messages: list[dict], processor_kwargs: dict, continue_final_message: bool | None) -> tuple:
+        """Model inputs (`BatchFeature`) of a chat, and its videos (`RememberedVideo`)."""
         prepared = []
 
         def read_video(source):
@@ -222,8 +218,9 @@ class VideoTextToTextPipeline(Pipeline):
     def refreshed(self, sample: Sample) -> Sample:
         """The sample, prepared again if it has visual tokens of a model that has changed since. A video that can no
         longer be read is treated as in `preprocess`."""
-        outdated = sample.times_forgotten != self.memory.times_forgotten and sample.preprocess_arguments is not None
-        return self.preprocess(*sample.preprocess_arguments)["samples"] if outdated else sample
+        if sample.preprocess_arguments is None or sample.times_forgotten == self.memory.times_forgotten:
+            return sample
+        return self.preprocess(*sample.preprocess_arguments)["samples"]
 
     def answer(self, samples: list[Sample], generate_kwargs: dict):
         """Generate, and put the sequences into the samples."""
