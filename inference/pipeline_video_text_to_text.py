@@ -23,6 +23,7 @@ from transformers.video_utils import is_valid_video
 
 from ..modeling.modeling_llava_next_video import CACHE
 from ..processing.chat_messages import checked_conversation, with_media
+from ..reading.addresses import is_web_address
 from .code_export import write_code
 from .pipeline_inputs import (
     Given,
@@ -278,7 +279,7 @@ class VideoTextToTextPipeline(Pipeline):
         key = None
         if self.memory.max_videos:
             video_processor, contents = self.processor.video_processor, video
-            if isinstance(video, str) and video.lower().startswith(("http://", "https://")):
+            if isinstance(video, str) and is_web_address(video):
                 video = video_processor.open_source(address := video)  # what is there may have changed
                 video.name = address  # for errors
                 contents = video.getbuffer()

@@ -30,6 +30,7 @@ from PIL import Image
 from torch import nn
 from transformers import Cache
 
+from ..reading.addresses import is_web_address, scheme_of
 from .model_state import ModelState
 
 
@@ -187,9 +188,9 @@ def will_be_refused(video, limits) -> bool:
 def fingerprint(video) -> Hashable:
     if isinstance(video, str | Path):
         text = str(video)
-        if text.lower().startswith(("http://", "https://")):
+        if is_web_address(text):
             return None  # who knows what is there now
-        return ("data:", digest(text.encode())) if text.lower().startswith("data:") else fingerprint_of_file(text)
+        return ("data:", digest(text.encode())) if scheme_of(text) == "data" else fingerprint_of_file(text)
     if isinstance(video, bytes | bytearray | memoryview):
         return digest(bytes(video) if isinstance(video, memoryview) else video)
     if isinstance(video, torch.Tensor):

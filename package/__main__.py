@@ -14,6 +14,7 @@ from llava_next_video.hub import export
 from llava_next_video.hub.checkpoint_files import UntrustedCheckpoint
 from llava_next_video.inference.chat import converse
 from llava_next_video.inference.frame_sheet import save_frame_sheet
+from llava_next_video.reading.addresses import is_web_address
 from llava_next_video.reading.video_sources import open_source
 
 
@@ -36,7 +37,7 @@ def chat(args: argparse.Namespace):
 
 def load_pipeline(args: argparse.Namespace) -> VideoTextToTextPipeline:
     """Load the model, after checking what can be checked without it."""
-    if not args.video.startswith(("http://", "https://")):
+    if not is_web_address(args.video):
         open_source(args.video).close()  # a wrong path is told before a large model is loaded
     processor = AutoProcessor.from_pretrained(args.model)
     # Whoever types an address means it.

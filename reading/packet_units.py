@@ -7,6 +7,10 @@ hundred, those that are cut for networks some thousands.
 
 import re
 
+import av
+
+from .limits import ReadingLimits
+
 
 START_CODE = b"\0\0\1"
 # Their packets consist of units that begin with a start code, or (of the first three) with their length.
@@ -17,6 +21,23 @@ CODECS_WITH_START_CODES = frozenset(
 POSITION_OF_LENGTH_SIZE = {"h264": 4, "hevc": 21, "vvc": 4}
 START_OF_SCAN = b"\xff\xda"
 CODECS_WITH_SCANS = frozenset(("mjpeg", "mjpegb", "amv", "thp", "jpegls", "avrn"))
+
+
+def codec_of(packet: av.Packet) -> tuple[str, bytes]:
+    """FFmpeg's name of a packet's codec, empty where there is no decoder, and the decoder's configuration."""
+    context = packet.stream.codec_context
+    return ("", b"") if context is None else (context.codec.canonical_name, context.extradata or b"")
+
+
+def units_of_packet(packet: av.Packet, enough: int) -> int:
+    """Units in a packet, as `count_units`; 0 where there is no decoder."""
+    codec, configuration = codec_of(packet)
+    return count_units(bytes(packet), codec, configuration, enough) if codec else 0
+
+
+def check_units_of_packet(packet: av.Packet, limits: ReadingLimits):
+    if packet.size > limits.max_packet_units:  # a unit takes a byte or more
+        limits.check_packet_units(units_of_packet(packet, limits.max_packet_units))
 
 
 def count_units(data: bytes, codec: str, configuration: bytes, enough: int) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llava_next_video import LlavaNextVideoVideoProcessor, read_video
-from llava_next_video.reading.video_reading import variable_times
+from llava_next_video.reading.video_metadata import variable_times
 from tests.tiny import numbered_frame
 
 
