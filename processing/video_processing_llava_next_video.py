@@ -28,7 +28,7 @@ from ..modeling.own_code import forget_exported_code
 from ..reading.limits import ReadingLimits
 from ..reading.picture_files import head_of, is_base64_picture, is_picture
 from ..reading.picture_values import is_own_scale
-from ..reading.pictures import largest_of, rgb_frames, rgb_video
+from ..reading.pictures import rgb_frames, rgb_video
 from ..reading.video_reading import read_video
 from ..reading.video_sources import is_video_source
 from .exact_pixels import ExactPixelsMixin
@@ -357,7 +357,5 @@ def sample_array(
             )
         indices = choose(metadata)
         metadata.frames_indices = [metadata.frames_indices[index] for index in indices]
-    if not isinstance(video, list):
-        return rgb_video(video, limits, own_scale, layout, indices), metadata
-    chosen = video if indices is None else [video[index] for index in indices]
-    return rgb_frames(chosen, limits, own_scale, layout, largest_of(video)), metadata
+    to_rgb = rgb_frames if isinstance(video, list) else rgb_video
+    return to_rgb(video, limits, own_scale, layout, indices), metadata

@@ -19,8 +19,6 @@ KEPT_BYTES = 2 * PROBED_BYTES  # of packets, which FFmpeg keeps while it opens a
 MOST_FIRST_PACKETS = 500_000  # in these bytes; FFmpeg keeps half a kilobyte for each
 # Formats whose headers announce all streams: none appear later.
 HEADERS_WITH_ALL_STREAMS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "ivf"))
-# No decoder is called "none".
-WITHOUT_DECODERS_AND_PARSERS = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
 
 
 def check_first_packets(file: GuardedFile, limits: ReadingLimits):
@@ -43,7 +41,9 @@ def check_first_packets(file: GuardedFile, limits: ReadingLimits):
 def check_packets_of_known_streams(file: GuardedFile, limits: ReadingLimits, seconds_to_open: float) -> bool:
     """Count packets and units; returns whether no other streams can appear."""
     counter = FirstPackets(limits)
-    with open_container(file, limits, seconds_to_open, **WITHOUT_DECODERS_AND_PARSERS) as container:
+    # Without decoders (none is called "none") and parsers.
+    options = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
+    with open_container(file, limits, seconds_to_open, **options) as container:
         no_others = container.format.name in HEADERS_WITH_ALL_STREAMS
         for packet in container.demux():
             file.check()

@@ -10,24 +10,23 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from .addresses import scheme_of
-from .animated_webp import check_webp_canvas, is_animated_webp
+from .animated_webp import HEADER_BYTES, check_webp_canvas, is_animated_webp
 from .errors import Unreadable, named_errors
 from .guarded_file import GuardedFile, read_into_memory
 from .limits import Deadline, ReadingLimits
-from .video_sources import VideoSource, open_source
+from .video_sources import VideoSource, decode_base64, open_source
 
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM")
 TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 322, 323
-HEAD_BYTES = 32
-BASE64_HEAD_CHARACTERS = 44  # of a picture's first `HEAD_BYTES`
+BASE64_HEAD_CHARACTERS = 44  # enough for the first `HEADER_BYTES` of a file
 
 
 def open_picture(source: VideoSource, limits: ReadingLimits, deadline: Deadline) -> Image.Image:
     """Read a picture, upright, in the mode that its file has."""
     if is_base64_picture(source):
         with named_errors(source):
-            source = decode_base64(str(source), limits)
+            source = decode_base64("".join(str(source).split()), limits)
     file = open_source(source, limits)
     try:
         # Pillow's readers of formats raise whatever they stumble over.
@@ -50,7 +49,7 @@ class PictureFile(GuardedFile):
 
 
 def decode_picture(file: PictureFile, limits: ReadingLimits) -> Image.Image:
-    check_webp_canvas(file.read_at(0, HEAD_BYTES), limits)
+    check_webp_canvas(file.read_at(0, HEADER_BYTES), limits)
     file.seek(0)
     Image.init()
     try:
@@ -94,20 +93,12 @@ def is_base64_picture(source) -> bool:
     return (is_picture(head) or head.startswith(b"GIF8")) and not (len(source) < 4096 and Path(source).is_file())
 
 
-def decode_base64(text: str, limits: ReadingLimits) -> bytes:
-    limits.check_bytes(len(text) * 3 // 4 - 2)
-    try:
-        return b64decode("".join(text.split()), validate=True)
-    except ValueError as error:
-        raise Unreadable("its base64 is broken; encode the file again") from error
-
-
 def head_of(source) -> bytes:
     """The first bytes of a file that is held in memory; empty for anything else."""
     if type(source) is BytesIO:
         source = source.getbuffer()
     if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(memoryview(source)[:HEAD_BYTES])
+        return bytes(memoryview(source)[:HEADER_BYTES])
     return b""
 
 

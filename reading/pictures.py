@@ -6,7 +6,7 @@
 * `rgb_video`: a video as one array, as (n, 3, h, w).
 
 The last three take the same steps: to a tensor with channels first, to three channels, and to one scale (`scaled` in
-`picture_values.py`). They differ in what has one scale: floats of all frames of a video share it.
+`picture_values.py`). They differ in whose floats share a scale: those of one picture, or of all frames of a video.
 """
 
 import numpy as np
@@ -53,6 +53,7 @@ def rgb_picture(picture, limits: ReadingLimits, own_scale: bool = False, layout:
     return scaled(values, own_scale, from_pil=isinstance(picture, Image.Image))
 
 
+@named_limits(GIVEN_AS_ARRAYS)
 def values_within(picture, limits: ReadingLimits, layout: str | None = None) -> torch.Tensor:
     """A PIL image, array or tensor as a tensor (3, h, w), on the scale that it has."""
     if 0 in (shape := picture.size if isinstance(picture, Image.Image) else picture.shape):
@@ -65,43 +66,35 @@ def values_within(picture, limits: ReadingLimits, layout: str | None = None) -> 
             check_is_read(picture)
             return three_channels(pil_values(picture))
     values = channels_first(array_values(picture), 3, layout)  # (c, h, w)
-    with named_limits(GIVEN_AS_ARRAYS):
-        limits.check_pixels(*values.shape[-2:])
+    limits.check_pixels(*values.shape[-2:])
     return three_channels(values)
 
 
-def largest_of(pictures: list) -> float:
-    """The largest float of those pictures that are arrays; 0 without any."""
-    arrays = [array_values(one) for one in pictures if isinstance(one, np.ndarray | torch.Tensor)]
-    return max((largest_float(values) or 0 for values in arrays), default=0)
-
-
+@named_limits(GIVEN_AS_ARRAYS)
 def rgb_frames(
-    pictures: list, limits: ReadingLimits, own_scale: bool = False, layout: str | None = None, largest: float = 0
+    pictures: list, limits: ReadingLimits, own_scale: bool = False, layout: str | None = None, indices=None
 ) -> torch.Tensor:
-    """Pictures, each a source of `read_picture`, a PIL image or an array, as the frames of one video: (n, 3, h, w).
-
-    Args:
-        largest: of the video's floats that are known already; floats of one video share their scale.
+    """The frames of one video at `indices` as RGB: (n, 3, h, w). Each picture is a source of `read_picture`, a PIL
+    image or an array.
 
     Raises:
         VideoReadError, ValueError: as `rgb_picture`; or they differ in size.
     """
+    arrays = (array_values(picture) for picture in pictures if isinstance(picture, np.ndarray | torch.Tensor))
+    largest = max((largest_float(values) or 0 for values in arrays), default=0)
+    chosen = pictures if indices is None else [pictures[index] for index in indices]
     deadline = limits.deadline_of_decoding()
-    with named_limits(GIVEN_AS_ARRAYS):
-        limits.check_num_frames(len(pictures))
+    limits.check_num_frames(len(chosen))
     frames, shapes, from_pil = [], set(), []
-    for picture in pictures:
-        with named_limits(GIVEN_AS_ARRAYS):
-            deadline.check()
+    for picture in chosen:
+        deadline.check()
         if is_video_source(picture):
             picture = open_picture(picture, limits, deadline)
         values = values_within(picture, limits, layout)  # (3, h, w)
         shapes.add(tuple(values.shape))
         if len(shapes) > 1:
             raise ValueError(f"The frames of one video have to be of one size, but they are {sorted(shapes)}.")
-        with named_limits(GIVEN_AS_ARRAYS):
-            limits.check_result(len(pictures), *values.shape[-2:])
+        limits.check_result(len(chosen), *values.shape[-2:])
         from_pil.append(isinstance(picture, Image.Image))
         if own_scale or not values.is_floating_point():
             values = scaled(values, own_scale, from_pil=from_pil[-1])
@@ -128,6 +121,7 @@ def stack_frames(frames: list[torch.Tensor]) -> torch.Tensor:
     return stacked
 
 
+@named_limits(GIVEN_AS_ARRAYS)
 def rgb_video(
     frames: np.ndarray | torch.Tensor,
     limits: ReadingLimits,
@@ -135,14 +129,13 @@ def rgb_video(
     layout: str | None = None,
     indices=None,
 ) -> torch.Tensor:
-    """The frames of an array (n, h, w, c) or (n, c, h, w) at `indices` as RGB: (n, 3, h, w), without a copy where they
-    are 8-bit RGB already."""
+    """The frames of one video, an array (n, h, w, c) or (n, c, h, w), at `indices` as RGB: (n, 3, h, w), without a copy
+    where they are 8-bit RGB already."""
     values = three_channels(channels_first(array_values(frames), 4, layout))  # (n, 3, h, w)
-    with named_limits(GIVEN_AS_ARRAYS):
-        limits.check_pixels(*values.shape[-2:])
-        limits.check_num_frames(len(values))
-        if indices is not None:
-            limits.check_result(len(indices), *values.shape[-2:])
+    limits.check_pixels(*values.shape[-2:])
+    limits.check_num_frames(len(values))
+    if indices is not None:
+        limits.check_result(len(indices), *values.shape[-2:])
     largest = None if own_scale else largest_float(values)
     values = values if indices is None else values[indices]
     if values.dtype == torch.uint8:

@@ -60,12 +60,21 @@ def open_path(path: Path) -> BinaryIO:
 
 def decode_data_uri(uri: str, limits: ReadingLimits) -> BinaryIO:
     header, _, data = uri.partition(",")
-    in_base64 = header.lower().endswith(";base64")
-    limits.check_bytes(len(data) * 3 // 4 - data.count("=", -2) if in_base64 else len(data) - 2 * data.count("%"))
+    if header.lower().endswith(";base64"):
+        return BytesIO(decode_base64(data, limits))
+    limits.check_bytes(len(data) - 2 * data.count("%"))
     try:
-        return BytesIO(b64decode(data, validate=True) if in_base64 else unquote_to_bytes(data))
+        return BytesIO(unquote_to_bytes(data))
     except ValueError as error:
-        raise Unreadable(f"its {'base64' if in_base64 else 'text'} is broken") from error
+        raise Unreadable("its text is broken; encode the file again") from error
+
+
+def decode_base64(text: str, limits: ReadingLimits) -> bytes:
+    limits.check_bytes(len(text) * 3 // 4 - text.count("=", -2))
+    try:
+        return b64decode(text, validate=True)
+    except ValueError as error:
+        raise Unreadable("its base64 is broken; encode the file again") from error
 
 
 def open_file_object(file: BinaryIO, limits: ReadingLimits) -> BinaryIO:
