@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from transformers.video_utils import VideoMetadata
 
-from .chosen_frames import ChooseFrames, chosen_indices, stacked
+from .chosen_frames import ChooseFrames, chosen_indices, stack_pictures
 from .errors import Unreadable
 from .guarded_file import GuardedFile, read_into_memory
 from .limits import ReadingLimits
@@ -47,7 +47,7 @@ def read_animated_webp(
             metadata = metadata_of(index, animation.height, animation.width, TIME_BASE, stated_fps=None)
             indices = chosen_indices(choose_frames, metadata)
             pictures = pictures_at(indices, animation, file)
-            frames = stacked(pictures, (len(indices), animation.height, animation.width), file, limits)
+            frames = stack_pictures(pictures, (len(indices), animation.height, animation.width), file, limits)
     except (*PILLOW_ERRORS, MemoryError) as error:
         raise Unreadable(str(error) or repr(error)) from error
     return frames, metadata, indices

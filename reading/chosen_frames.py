@@ -29,7 +29,7 @@ def chosen_indices(choose_frames: ChooseFrames | None, metadata: VideoMetadata) 
     return indices
 
 
-def stacked(
+def stack_pictures(
     pictures: Iterable[np.ndarray], shape: tuple[int, int, int], file: GuardedFile, limits: ReadingLimits
 ) -> np.ndarray:
     """Put pictures (h, w, 3) into one array as they are decoded, and show a bar when that takes long.

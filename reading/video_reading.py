@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from transformers.video_utils import VideoMetadata
 
 from .animated_webp import HEADER_BYTES, is_animated_webp, read_animated_webp
-from .chosen_frames import ChooseFrames, chosen_indices, stacked
+from .chosen_frames import ChooseFrames, chosen_indices, stack_pictures
 from .errors import Unreadable, named_errors
 from .first_packets import check_first_packets
 from .frame_seeking import FrameSeeker
@@ -101,7 +101,7 @@ def read_by_seeking(file: GuardedFile, choose_frames: ChooseFrames | None, limit
         index = index_of_packets(video.packets(), limits)
         metadata = metadata_of_stream(video, index)
         indices = chosen_indices(choose_frames, metadata)
-        frames = stacked_upright(FrameSeeker(video, index).frames_at(indices), len(indices), video)
+        frames = stack_upright(FrameSeeker(video, index).frames_at(indices), len(indices), video)
     return frames, metadata, indices
 
 
@@ -112,11 +112,12 @@ def read_by_counting(file: GuardedFile, choose_frames: ChooseFrames | None, limi
         metadata = metadata_of_stream(video, index)
     indices = chosen_indices(choose_frames, metadata)
     with open_video(file, limits) as video:
-        frames = stacked_upright(counted_frames(video, indices), len(indices), video)
+        frames = stack_upright(counted_frames(video, indices), len(indices), video)
     return frames, metadata, indices
 
 
 def all_frames(video: OpenVideo) -> Iterator[av.VideoFrame]:
+    """Decode a stream from its start, or from its first keyframe."""
     begun = False
     for packet in video.packets():
         try:
@@ -130,7 +131,7 @@ def all_frames(video: OpenVideo) -> Iterator[av.VideoFrame]:
 
 
 def counted_frames(video: OpenVideo, indices: list[int]) -> Iterator[av.VideoFrame]:
-    """Yield the frame of each index; indices ascend."""
+    """Yield the frame of each index, in ascending order, by counting from the start."""
     frames = enumerate(all_frames(video))
     number, frame = -1, None
     for index in indices:
@@ -148,7 +149,7 @@ def metadata_of_stream(video: OpenVideo, index: FrameIndex) -> VideoMetadata:
     return metadata_of(index, stream.codec_context.height, stream.codec_context.width, stream.time_base, stated_fps)
 
 
-def stacked_upright(frames: Iterator[av.VideoFrame], num_frames: int, video: OpenVideo) -> np.ndarray:
+def stack_upright(frames: Iterator[av.VideoFrame], num_frames: int, video: OpenVideo) -> np.ndarray:
     """Convert frames to RGB, in the size of the first one, and turn them upright: (num_frames, height, width, 3)."""
     first = next(frames)
     height, width = first.height, first.width
@@ -156,4 +157,4 @@ def stacked_upright(frames: Iterator[av.VideoFrame], num_frames: int, video: Ope
     pictures = (
         converter.reformat(frame, width, height, format="rgb24").to_ndarray() for frame in chain([first], frames)
     )
-    return upright(stacked(pictures, (num_frames, height, width), video.file, video.limits), first)
+    return upright(stack_pictures(pictures, (num_frames, height, width), video.file, video.limits), first)
