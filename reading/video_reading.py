@@ -28,6 +28,7 @@ from PIL import Image
 from transformers.utils.logging import tqdm
 from transformers.video_utils import VideoMetadata
 
+from .mp4_index import check_index
 from .packet_units import UnitsOfPictures, count_units, has_start_codes
 from .video_sources import (
     DEFAULT_LIMITS,
@@ -113,6 +114,7 @@ class GuardedFile:
         self.file = file
         self.deadline = Deadline(limits.max_decode_seconds, "max_decode_seconds", "reading it")
         self.failure = None
+        self.hides_size = False
 
     def read(self, size: int) -> bytes:
         # FFmpeg stops at the end of a file on every path; errors it may try to read past. `check` tells why.
@@ -127,7 +129,13 @@ class GuardedFile:
             self.failure = error
             return b""
 
+    def read_at(self, position: int, size: int) -> bytes:
+        self.seek(position)
+        return self.read(size)
+
     def seek(self, offset: int, whence: int = 0) -> int:
+        if whence and self.hides_size:
+            return -1
         try:
             return self.file.seek(offset, whence)
         except Exception as error:
@@ -171,6 +179,10 @@ class VideoReader:
 
     def check_first_packets(self):
         """Look at those packets that FFmpeg splits, parses and decodes while it opens a file."""
+        # FFmpeg trusts an index of fragments if it reaches to the end of the file, and then reads no other boxes before
+        # it decodes. Here it has to read all of them at once, as in other files.
+        self.file.hides_size = check_index(self.file.read_at, self.limits)
+        self.file.check()
         # First at the streams that the header announces: FFmpeg, which asks whether to stop when it turns to the
         # packets, has no time left then and splits none into units. Then at those that appear later, in formats of
         # small packets (MPEG-TS and -PS) and in FLV.
