@@ -8,6 +8,7 @@ are not frames, frames that cannot be decoded because the file begins in the mid
 counted instead.
 """
 
+import math
 import os
 from array import array
 from bisect import bisect_left, bisect_right
@@ -28,8 +29,8 @@ from PIL import Image
 from transformers.utils.logging import tqdm
 from transformers.video_utils import VideoMetadata
 
-from .mp4_index import check_index
-from .packet_units import UnitsOfPictures, count_units, has_start_codes
+from .mp4_index import check_index, is_mp4
+from .packet_units import START_CODE, UnitsOfPictures, count_units, has_start_codes
 from .video_sources import (
     DEFAULT_LIMITS,
     Deadline,
@@ -46,6 +47,8 @@ from .video_sources import (
 MOST_THREADS = 16  # of a decoder, as FFmpeg has it
 PROBED_BYTES = 5_000_000  # how much FFmpeg may decode to find out what is in a file; its default
 MOST_FIRST_PACKETS = 500_000  # in twice as many bytes; FFmpeg keeps half a kilobyte for each while it opens a file
+MOST_HEADER_BYTES = 2**26  # of other files than MP4; FFmpeg keeps up to 90 bytes for each
+FIRST_PACKETS = 10  # with `max_packet_units` each, in what FFmpeg reads to find streams that no header announces
 # Formats whose headers announce all streams: none appear later.
 HEADERS_WITH_ALL_STREAMS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "ivf"))
 ChooseFrames = Callable[[VideoMetadata], Sequence[int]]
@@ -111,10 +114,11 @@ class GuardedFile:
     """What FFmpeg sees of a file: its bytes, without a name to guess from, until the deadline."""
 
     def __init__(self, file: BinaryIO, limits: ReadingLimits):
-        self.file = file
+        self.file, self.limits = file, limits
         self.deadline = Deadline(limits.max_decode_seconds, "max_decode_seconds", "reading it")
         self.failure = None
         self.hides_size = False
+        self.most_start_codes = self.most_bytes = math.inf  # from now on
 
     def read(self, size: int) -> bytes:
         # FFmpeg stops at the end of a file on every path; errors it may try to read past. `check` tells why.
@@ -124,6 +128,13 @@ class GuardedFile:
             data = self.file.read(size)
             if not isinstance(data, bytes) or len(data) > size:
                 raise TypeError(f"read({size}) returned {len(data)} characters or bytes, not bytes and no more")
+            self.most_bytes -= len(data)
+            if self.most_bytes < 0:
+                raise OverLimit(f"its header has more than {MOST_HEADER_BYTES} bytes; encode the video again")
+            if self.most_start_codes < math.inf:
+                self.most_start_codes -= data.count(START_CODE)
+                if self.most_start_codes < 0:
+                    raise too_many_units(self.limits)
             return data
         except Exception as error:  # of the user's file object
             self.failure = error
@@ -147,6 +158,8 @@ class GuardedFile:
 
     def check(self):
         """Raise what ended the file early, if something did."""
+        if isinstance(self.failure, OverLimit):
+            raise self.failure
         if self.failure is not None:
             raise Unreadable(f"reading its file object failed: {self.failure!r}") from self.failure
         self.deadline.check()
@@ -199,7 +212,13 @@ class VideoReader:
         units_of_streams = Counter()  # in the packet of each that has most
         # Without decoders (none is called "none") and parsers.
         options = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
+        # Without time nothing is split. With time what has appeared by then is, before it can be counted as below.
+        if seconds_to_open:
+            self.file.most_start_codes = FIRST_PACKETS * self.limits.max_packet_units
+        elif not is_mp4(self.file.read_at):
+            self.file.most_bytes = MOST_HEADER_BYTES
         with self.open(seconds_to_open, **options) as container:
+            self.file.most_start_codes = self.file.most_bytes = math.inf
             are_all = container.format.name in HEADERS_WITH_ALL_STREAMS
             for packet in container.demux():
                 self.file.check()
@@ -237,7 +256,7 @@ class VideoReader:
         counter = counters.setdefault(packet.stream.index, UnitsOfPictures(codec))
         if counter.add(bytes(packet)) > self.limits.max_packet_units:
             self.refuse_units()
-        return codec == "hevc"  # FFmpeg's parser of this codec keeps some kilobytes of each unit itself
+        return codec in ("hevc", "vvc")  # FFmpeg's parsers of these codecs keep some kilobytes of each unit themselves
 
     def open(self, seconds: float | None = None, **options: str) -> av.container.InputContainer:
         """FFmpeg may look at packets for this many `seconds`: with 0 it reads the header only."""
@@ -301,10 +320,7 @@ class VideoReader:
         return count_units(bytes(packet), context.codec.canonical_name, context.extradata or b"", most)
 
     def refuse_units(self):
-        raise OverLimit(
-            f"one of its packets, or pictures, has more units than max_packet_units={self.limits.max_packet_units}; "
-            "encode the video with fewer slices, or raise this limit"
-        )
+        raise too_many_units(self.limits)
 
     def frames(self, container, stream) -> Iterator[av.VideoFrame]:
         for packet in self.packets(container, stream):
@@ -525,6 +541,13 @@ def is_animated_webp(file: GuardedFile) -> bool:
     header = file.read(30)
     file.check()
     return len(header) == 30 and header[:4] == b"RIFF" and header[8:16] == b"WEBPVP8X" and bool(header[20] & 2)
+
+
+def too_many_units(limits: ReadingLimits) -> OverLimit:
+    return OverLimit(
+        f"one of its packets, or pictures, has more units than max_packet_units={limits.max_packet_units}; "
+        "encode the video with fewer slices, or raise this limit"
+    )
 
 
 def check_pixels(height: int, width: int, limits: ReadingLimits):
