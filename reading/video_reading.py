@@ -47,10 +47,11 @@ from .video_sources import (
 MOST_THREADS = 16  # of a decoder, as FFmpeg has it
 PROBED_BYTES = 5_000_000  # how much FFmpeg may decode to find out what is in a file; its default
 MOST_FIRST_PACKETS = 500_000  # in twice as many bytes; FFmpeg keeps half a kilobyte for each while it opens a file
-MOST_HEADER_BYTES = 2**26  # of other files than MP4; FFmpeg keeps up to 90 bytes for each
+MOST_HEADER_BYTES = 2**26  # of other files than MP4; FFmpeg keeps up to 33 for each (lists in Matroska)
 FIRST_PACKETS = 10  # with `max_packet_units` each, in what FFmpeg reads to find streams that no header announces
 # Formats whose headers announce all streams: none appear later.
 HEADERS_WITH_ALL_STREAMS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "ivf"))
+FORMATS_OF_SMALL_PACKETS = frozenset(("mpegts", "mpeg"))  # whose units FFmpeg forgets with each packet
 ChooseFrames = Callable[[VideoMetadata], Sequence[int]]
 PILLOW_ERRORS = (OSError, EOFError, SyntaxError)  # of broken files
 
@@ -134,7 +135,7 @@ class GuardedFile:
             if self.most_start_codes < math.inf:
                 self.most_start_codes -= data.count(START_CODE)
                 if self.most_start_codes < 0:
-                    raise too_many_units(self.limits)
+                    refuse_units(self.limits)
             return data
         except Exception as error:  # of the user's file object
             self.failure = error
@@ -170,6 +171,7 @@ class VideoReader:
 
     def __init__(self, file: GuardedFile, limits: ReadingLimits):
         self.file, self.limits = file, limits
+        self.has_small_packets = False
 
     def read(self, choose_frames: ChooseFrames | None) -> tuple[np.ndarray, VideoMetadata]:
         try:
@@ -213,12 +215,13 @@ class VideoReader:
         # Without decoders (none is called "none") and parsers.
         options = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
         # Without time nothing is split. With time what has appeared by then is, before it can be counted as below.
-        if seconds_to_open:
+        if seconds_to_open and not self.has_small_packets:
             self.file.most_start_codes = FIRST_PACKETS * self.limits.max_packet_units
-        elif not is_mp4(self.file.read_at):
+        elif not seconds_to_open and not is_mp4(self.file.read_at):
             self.file.most_bytes = MOST_HEADER_BYTES
         with self.open(seconds_to_open, **options) as container:
             self.file.most_start_codes = self.file.most_bytes = math.inf
+            self.has_small_packets = container.format.name in FORMATS_OF_SMALL_PACKETS
             are_all = container.format.name in HEADERS_WITH_ALL_STREAMS
             for packet in container.demux():
                 self.file.check()
@@ -233,7 +236,7 @@ class VideoReader:
                     index = packet.stream.index
                     units_of_streams[index] = max(units_of_streams[index], self.units_of(packet))
                     if units_of_streams.total() > self.limits.max_packet_units:
-                        self.refuse_units()
+                        refuse_units(self.limits)
                 else:
                     self.check_packet(packet)
                 if not self.check_unparsed(packet, counters) and num_bytes > 2 * PROBED_BYTES:
@@ -255,7 +258,7 @@ class VideoReader:
             return False
         counter = counters.setdefault(packet.stream.index, UnitsOfPictures(codec))
         if counter.add(bytes(packet)) > self.limits.max_packet_units:
-            self.refuse_units()
+            refuse_units(self.limits)
         return codec in ("hevc", "vvc")  # FFmpeg's parsers of these codecs keep some kilobytes of each unit themselves
 
     def open(self, seconds: float | None = None, **options: str) -> av.container.InputContainer:
@@ -310,7 +313,7 @@ class VideoReader:
         """A packet cannot be interrupted while it is decoded, so it is looked at before."""
         most = self.limits.max_packet_units
         if packet.size > most and self.units_of(packet) > most:  # a unit takes a byte or more
-            self.refuse_units()
+            refuse_units(self.limits)
 
     def units_of(self, packet: av.Packet) -> int:
         context = packet.stream.codec_context
@@ -318,9 +321,6 @@ class VideoReader:
             return 0
         most = self.limits.max_packet_units
         return count_units(bytes(packet), context.codec.canonical_name, context.extradata or b"", most)
-
-    def refuse_units(self):
-        raise too_many_units(self.limits)
 
     def frames(self, container, stream) -> Iterator[av.VideoFrame]:
         for packet in self.packets(container, stream):
@@ -543,8 +543,8 @@ def is_animated_webp(file: GuardedFile) -> bool:
     return len(header) == 30 and header[:4] == b"RIFF" and header[8:16] == b"WEBPVP8X" and bool(header[20] & 2)
 
 
-def too_many_units(limits: ReadingLimits) -> OverLimit:
-    return OverLimit(
+def refuse_units(limits: ReadingLimits):
+    raise OverLimit(
         f"one of its packets, or pictures, has more units than max_packet_units={limits.max_packet_units}; "
         "encode the video with fewer slices, or raise this limit"
     )
