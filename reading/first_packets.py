@@ -5,6 +5,7 @@ bought is that opening a file takes bounded memory: nothing else can interrupt F
 made it take gigabytes.
 """
 
+import math
 from collections import Counter
 
 import av
@@ -19,10 +20,13 @@ from .packet_units import START_CODE, UnitsOfPictures, check_units_of_packet, co
 
 KEPT_BYTES = 2 * PROBED_BYTES  # of packets, which FFmpeg keeps while it opens a file, at most
 MOST_FIRST_PACKETS = 500_000  # in these bytes; FFmpeg keeps half a kilobyte for each
-MOST_HEADER_BYTES = 2**26  # of other files than MP4; FFmpeg keeps up to 90 bytes for each
+MOST_HEADER_BYTES = 2**26  # of other files than MP4; FFmpeg keeps up to 33 for each (lists in Matroska)
 FIRST_PACKETS = 10  # with `max_packet_units` each, in what FFmpeg reads to find streams that no header announces
+# No decoder is called "none".
+WITHOUT_DECODERS_AND_PARSERS = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
 # Formats whose headers announce all streams: none appear later.
 HEADERS_WITH_ALL_STREAMS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "ivf"))
+FORMATS_OF_SMALL_PACKETS = frozenset(("mpegts", "mpeg"))  # whose units FFmpeg forgets with each packet
 
 
 def check_first_packets(file: GuardedFile, limits: ReadingLimits):
@@ -36,50 +40,54 @@ def check_first_packets(file: GuardedFile, limits: ReadingLimits):
     if check_index(file.read_at, limits):
         file.hide_size()
     file.check()
-    # First those of the streams that the header announces: FFmpeg, which asks whether to stop when it turns to the
+    # First the packets of streams that the header announces: FFmpeg, which asks whether to stop when it turns to the
     # packets, has no time left then and splits none into units. Then those of streams that appear later, in formats of
     # small packets (MPEG-TS and -PS) and in FLV.
+    format_name = ""
     for seconds in (0, file.deadline.seconds_left()):
         try:
-            if check_packets_of_known_streams(file, limits, seconds):
+            with file.watched(watch_of_opening(file, limits, seconds, format_name).add):
+                container = open_container(file, limits, seconds, **WITHOUT_DECODERS_AND_PARSERS)
+            with container:
+                format_name = container.format.name
+                count_packets(container, file, limits)
+            if format_name in HEADERS_WITH_ALL_STREAMS:
                 return
         except (av.FFmpegError, IndexError):  # opening it again will show why
             file.check()
 
 
-def check_packets_of_known_streams(file: GuardedFile, limits: ReadingLimits, seconds_to_open: float) -> bool:
-    """Count packets and units; returns whether no other streams can appear."""
-    counter = FirstPackets(limits)
-    # Without decoders (none is called "none") and parsers.
-    options = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
-    with file.watched(WatchedOpening(limits, seconds_to_open > 0, is_mp4(file.read_at)).add):
-        container = open_container(file, limits, seconds_to_open, **options)
-    with container:
-        no_others = container.format.name in HEADERS_WITH_ALL_STREAMS
-        for packet in container.demux():
-            file.check()
-            if counter.add(packet):
-                break
-        return no_others
+def watch_of_opening(file: GuardedFile, limits: ReadingLimits, seconds: float, format_name: str) -> "WatchOfOpening":
+    """Without time FFmpeg splits nothing. With time it splits packets of streams that have appeared by then, before
+    they can be counted one by one."""
+    if seconds:
+        is_small = format_name in FORMATS_OF_SMALL_PACKETS
+        return WatchOfOpening(limits, most_units=math.inf if is_small else FIRST_PACKETS * limits.max_packet_units)
+    return WatchOfOpening(limits, most_bytes=math.inf if is_mp4(file.read_at) else MOST_HEADER_BYTES)
 
 
-class WatchedOpening:
-    """Counts what FFmpeg reads while it opens a file, where nothing else bounds it."""
+class WatchOfOpening:
+    """Counts what FFmpeg reads while it opens a file."""
 
-    def __init__(self, limits: ReadingLimits, is_split: bool, is_mp4: bool):
-        self.limits, self.is_split, self.is_mp4 = limits, is_split, is_mp4
-        self.num_bytes = self.num_start_codes = 0
+    def __init__(self, limits: ReadingLimits, most_bytes: float = math.inf, most_units: float = math.inf):
+        self.limits, self.most_bytes, self.most_units = limits, most_bytes, most_units
+        self.num_bytes = self.num_units = 0
 
     def add(self, data: bytes):
-        # Without time nothing is split. With time what has appeared by then is, before it can be counted as below.
-        if self.is_split:
-            self.num_start_codes += data.count(START_CODE)
-            if self.num_start_codes > FIRST_PACKETS * self.limits.max_packet_units:
-                self.limits.check_packet_units(self.num_start_codes)
-        elif not self.is_mp4:
-            self.num_bytes += len(data)
-            if self.num_bytes > MOST_HEADER_BYTES:
-                raise OverLimit(f"its header has more than {MOST_HEADER_BYTES} bytes; encode the video again")
+        self.num_bytes += len(data)
+        if self.num_bytes > self.most_bytes:
+            raise OverLimit(f"its header has more than {MOST_HEADER_BYTES} bytes; encode the video again")
+        self.num_units += data.count(START_CODE)
+        if self.num_units > self.most_units:
+            self.limits.check_packet_units(self.num_units)
+
+
+def count_packets(container: av.container.InputContainer, file: GuardedFile, limits: ReadingLimits):
+    counter = FirstPackets(limits)
+    for packet in container.demux():
+        file.check()
+        if counter.add(packet):
+            break
 
 
 class FirstPackets:

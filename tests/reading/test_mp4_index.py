@@ -54,9 +54,8 @@ def test_pcm_is_counted_as_ffmpeg_lists_it():
     """An hour of PCM claims 172,800,000 samples, which are 168,750 entries; in tracks that are nothing else."""
     sound = track(*tables(172_800_000, stsc=48_000, chunks=3600), kind=b"soun", entry=PCM)
     assert entries(film(sound)) == 3600 * 47
-    hidden = track(*tables(172_800_000), kind=b"soun", entry=PCM).replace(b"mdhd", b"free")
-    assert entries(film(hidden)) < 172_800_000  # nothing that matters
-    assert entries(film(box(b"skip", sound))) > 172_800_000  # FFmpeg does not look for tracks there, or does it?
+    elsewhere = box(b"skip", sound)  # where nobody can tell what FFmpeg makes of it
+    assert entries(film(elsewhere)) > 172_800_000
 
 
 def test_claims_inside_of_mdat_are_pictures():
