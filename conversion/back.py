@@ -11,13 +11,13 @@ from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.vision_towers import KNOWN
 from llava_next_video.conversion.weight_names import BACK, rename
 from llava_next_video.hub.checkpoint_files import (
-    CheckpointError,
     convertible_tensors,
     folder_with_weights,
     local_folder,
     read_json,
     reading_settings,
 )
+from llava_next_video.hub.errors import CheckpointError
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 
 

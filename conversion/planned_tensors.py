@@ -15,7 +15,8 @@ from llava_next_video.conversion.weight_names import (
     TOWER_RENAMED,
     rename,
 )
-from llava_next_video.hub.checkpoint_files import CheckpointError, StoredTensor
+from llava_next_video.hub.checkpoint_files import StoredTensor
+from llava_next_video.hub.errors import CheckpointError
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.modeling.modeling_llava_next_video import LlavaNextVideoForConditionalGeneration
 

@@ -20,7 +20,8 @@ from llava_next_video.conversion.tokenizer import (
     read_template,
 )
 from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower, tower_of_checkpoint
-from llava_next_video.hub.checkpoint_files import CheckpointError, local_folder, read_json, reading_settings
+from llava_next_video.hub.checkpoint_files import local_folder, read_json, reading_settings
+from llava_next_video.hub.errors import CheckpointError
 from llava_next_video.hub.recipes import USUAL_ORIGIN, Recipe, find_released, resolve
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.modeling.visual_grid import rope_factor_for

@@ -10,19 +10,11 @@ from pathlib import Path
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from llava_next_video.hub.recipes import SAME_TEMPLATE, STOP_STRINGS
 from llava_next_video.processing import CHAT_TEMPLATES
 
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<image>", "<video>"
-# Other names of templates, and the string after which each template's answers end.
-SAME_TEMPLATE = {"chatml_direct": "mistral_direct"}
-STOP_STRINGS = {
-    "vicuna_v1": "</s>",
-    "qwen_1_5": "<|im_end|>",
-    "mistral_direct": "<|im_end|>",
-    "mistral_instruct": "</s>",
-    "plain": "\n",
-}
 TOKENIZER_FILES = [
     "tokenizer*",
     "vocab.json",

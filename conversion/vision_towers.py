@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_next_video.hub.checkpoint_files import CheckpointError, local_folder, read_json
+from llava_next_video.hub.checkpoint_files import local_folder, read_json
+from llava_next_video.hub.errors import CheckpointError
 from llava_next_video.hub.recipes import CLIP, SIGLIP
 
 

@@ -27,6 +27,8 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 
+from llava_next_video.hub.errors import CheckpointError, UntrustedCheckpoint
+
 
 DTYPES = {
     "F64": torch.float64,
@@ -70,18 +72,6 @@ SETTINGS_FILES = (
 )
 
 FOLDERS = ("original", "additional_chat_templates")  # in a checkpoint's folder, whose files are read too
-
-
-class CheckpointError(ValueError):
-    """A checkpoint's files cannot be read, or are not complete."""
-
-
-class UntrustedCheckpoint(Exception):
-    """A checkpoint's folder leads to something outside of it, which was not opened.
-
-    It is no `ValueError` and no `OSError`: transformers' Auto classes and pipelines go on with other classes after
-    those, the built-in's among them, which would open it.
-    """
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from llava_next_video.hub.checkpoint_files import (
     PIECE_BYTES,
-    CheckpointError,
     folder_with_weights,
     local_folder,
     read_json,
@@ -25,6 +24,7 @@ from llava_next_video.hub.checkpoint_files import (
     stored_tensors,
 )
 from llava_next_video.hub.destination import appearing_at_once, check_destination, readable
+from llava_next_video.hub.errors import CheckpointError
 from llava_next_video.hub.model_card import model_card
 from llava_next_video.hub.upload import upload
 from llava_next_video.inference.code_export import MODEL, write_code
@@ -201,17 +201,6 @@ def sizes_in(folder: Path) -> dict[str, int]:
     """Names of the files in a folder, and their sizes in bytes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
-
-
-def add_arguments(parser: argparse.ArgumentParser):
-    """Describe the command line of `export`."""
-    parser.add_argument("source", metavar="SRC", help="folder or Hub id of the checkpoint")
-    parser.add_argument("destination", metavar="DST", type=Path, help="folder to make")
-    parser.add_argument("--push-to-hub", metavar="REPOSITORY", help="upload the result to this Hub repository")
-    parser.add_argument("--private", action="store_true", help="that repository has to be private")
-    parser.add_argument("--license", help="of the weights, for the model card, as in apache-2.0")
-    parser.add_argument("--base-model", nargs="+", metavar="ID", help="what the weights were made from, for the card")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be written: files, sizes")
 
 
 def run(args: argparse.Namespace):

@@ -62,6 +62,16 @@ class Released:
     unknown: tuple[str, ...] = ()
 
 
+# Other names of templates, and the string after which each template's answers end.
+SAME_TEMPLATE = {"chatml_direct": "mistral_direct"}
+STOP_STRINGS = {
+    "vicuna_v1": "</s>",
+    "qwen_1_5": "<|im_end|>",
+    "mistral_direct": "<|im_end|>",
+    "mistral_instruct": "</s>",
+    "plain": "\n",
+}
+
 CLIP, SIGLIP = "openai/clip-vit-large-patch14-336", "google/siglip-so400m-patch14-384"
 
 # The April 2024 models, as the branch they came with (`video_inference`) runs them, with the demo's stretch.

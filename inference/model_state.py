@@ -7,6 +7,7 @@ from itertools import chain
 
 import torch
 from torch import nn
+from torch.nn.modules import module as every_module
 
 
 NUMBERS_LOOKED_AT = 64  # of each weight, evenly spread
@@ -16,10 +17,10 @@ class ModelState:
     """What the answers of a model depend on, at one moment: compare it with a later one.
 
     It notices other weights (in place, replaced, on another device or in another dtype), adapters that are added,
-    switched, scaled or merged, hooks, another `forward`, numbers and texts that are attributes of a module, changes of
-    the configuration, dropout switched on and autocast. Of weights that are changed behind autograd's back
-    (`weight.data.copy_(...)`), the only sign are the numbers themselves, of which it looks at `NUMBERS_LOOKED_AT` in
-    each: a change of few numbers can escape it.
+    switched, scaled or merged, hooks (those of all modules too), another `forward`, numbers and texts that are
+    attributes of a module, changes of the configuration, dropout switched on and autocast. Of weights that are changed
+    behind autograd's back (`weight.data.copy_(...)`), the only sign are the numbers themselves, of which it looks at
+    `NUMBERS_LOOKED_AT` in each: a change of few numbers can escape it.
 
     Looking at a language model of 64 layers takes 15 ms.
     """
@@ -33,6 +34,7 @@ class ModelState:
             [part for module in model.modules() for part in settings_of(module)],
             configuration_of(model),
             precision(model),
+            (*every_module._global_forward_hooks, *every_module._global_forward_pre_hooks),
         )
 
     def __eq__(self, other) -> bool:

@@ -4,7 +4,9 @@ What it takes and returns follows transformers' `ImageTextToTextPipeline` (pipel
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
@@ -65,18 +67,20 @@ class Sample:
         is_question: whether it was put into a chat template for the user, so that only the answer is returned.
         inputs: what the processor made of it, a batch of one, without its videos.
         videos: these, in order.
-        again: what to prepare it from once more, should the model change before it is answered; `None` where nothing
-            was taken from memory.
-        error: why there are no inputs, with `on_error="return"`.
+        again: arguments of `preprocess` to prepare it with once more, should the model change before it is answered;
+            `None` where nothing was taken from memory.
+        forgotten: how often the memory had been dropped before; once it is dropped again, what was taken is outdated.
+        error: why the inputs are empty, with `on_error="return"`.
         sequences (`torch.Tensor` of shape (answers, L)): prompt and answer tokens, after `generate`.
         num_prompt_tokens: how many of them are the prompt, padding included.
     """
 
     prompt: str | list[dict]
     is_question: bool = False
-    inputs: BatchFeature | None = None
+    inputs: BatchFeature = field(default_factory=BatchFeature)
     videos: Sequence[RememberedVideo] = ()
     again: tuple | None = None
+    forgotten: int = 0
     error: Exception | None = None
     sequences: torch.Tensor | None = None
     num_prompt_tokens: int = 0
@@ -106,8 +110,8 @@ class VideoTextToTextPipeline(Pipeline):
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 
     def __init__(self, model, *args, remembered_videos: int = 8, **kwargs):
-        if isinstance(assistant := kwargs.get("assistant_model"), str):
-            kwargs.update(load_assistant(assistant, model))
+        if isinstance(assistant := kwargs.get("assistant_model"), str | Path):
+            kwargs.update(load_assistant(str(assistant), model))
         super().__init__(model, *args, **kwargs)
         self.memory = VideoMemory(remembered_videos)
 
@@ -131,7 +135,7 @@ class VideoTextToTextPipeline(Pipeline):
         self.processor.save_pretrained(save_directory)
         write_code(save_directory)
 
-    def __call__(self, videos=None, text=None, **kwargs):
+    def __call__(self, videos=None, text=None, **kwargs) -> Any:
         """Answer one question, or many.
 
         Args:
@@ -205,6 +209,11 @@ class VideoTextToTextPipeline(Pipeline):
                 f"The pipeline got {own}, which it makes itself of the video and the question. Leave them out; which "
                 "features of the vision tower are used is said in model.config. Or call model.generate."
             )
+        if isinstance(assistant := generate_kwargs.get("assistant_model"), str | Path):
+            raise ValueError(
+                f"The pipeline got assistant_model={str(assistant)!r} in a call; a call takes a model that is loaded. "
+                "Pass the folder or name to `pipeline(..., assistant_model=...)`, which loads it once."
+            )
         if "stop_strings" in generate_kwargs:
             generate_kwargs["tokenizer"] = self.processor.tokenizer
         chosen = {
@@ -232,8 +241,13 @@ class VideoTextToTextPipeline(Pipeline):
         on_error: str = "raise",
     ) -> dict:
         inputs = inputs.value if isinstance(inputs, Given) else inputs
+        forgotten = self.memory.forgotten
         try:
-            return {"samples": self.prepare(inputs, processor_kwargs or {}, continue_final_message)}
+            sample = self.prepare(inputs, processor_kwargs or {}, continue_final_message)
+            sample.forgotten = forgotten
+            if any(video.pixels is None for video in sample.videos):
+                sample.again = (inputs, processor_kwargs, continue_final_message, on_error)
+            return {"samples": sample}
         except (ValueError, TypeError, OSError) as error:
             if on_error == "raise":
                 raise
@@ -270,9 +284,7 @@ class VideoTextToTextPipeline(Pipeline):
                 processor_kwargs=dict(processor_kwargs),
             )
         model_inputs.pop("pixel_values_videos", None)
-        remembered = any(video.pixels is None for video in known)
-        again = (inputs, processor_kwargs, continue_final_message) if remembered else None
-        return Sample(prompt, is_question, model_inputs.to(dtype=self.dtype), known, again)
+        return Sample(prompt, is_question, model_inputs.to(dtype=self.dtype), known)
 
     def remember(self, video, processor_kwargs: dict) -> RememberedVideo:
         """A video that is remembered, or else read now."""
@@ -314,6 +326,9 @@ class VideoTextToTextPipeline(Pipeline):
     def _forward(self, model_inputs: dict, generate_kwargs: dict | None = None) -> dict:
         samples = model_inputs["samples"]
         samples = samples if isinstance(samples, list) else [samples]
+        if self.memory.max_videos and any(sample.videos for sample in samples):
+            self.memory.drop_if_changed(self.model)
+            samples = [self.up_to_date(sample) for sample in samples]
         if answerable := [sample for sample in samples if sample.error is None]:
             self.answer(answerable, generate_kwargs or {})
         return {"samples": samples}
@@ -326,9 +341,6 @@ class VideoTextToTextPipeline(Pipeline):
                 generate_kwargs = {
                     "tokenizer": self.tokenizer, "assistant_tokenizer": self.assistant_tokenizer, **generate_kwargs
                 }  # fmt: skip
-        about_videos = self.memory.max_videos and any(sample.videos for sample in samples)
-        if about_videos and self.memory.drop_if_changed(self.model):
-            self.prepare_again(samples)
         forgotten = self.memory.forgotten
         for sample in samples:
             for video in sample.videos:
@@ -344,12 +356,11 @@ class VideoTextToTextPipeline(Pipeline):
         for sample, of_sample in zip(samples, sequences.unflatten(0, (len(samples), -1)).cpu()):
             sample.sequences, sample.num_prompt_tokens = of_sample, inputs["input_ids"].shape[1]
 
-    def prepare_again(self, samples: list[Sample]):
-        """Read the videos of samples once more whose visual tokens are those of a model that has changed since."""
-        for sample in samples:
-            if sample.again is not None:
-                prepared = self.prepare(*sample.again)
-                sample.inputs, sample.videos = prepared.inputs, prepared.videos
+    def up_to_date(self, sample: Sample) -> Sample:
+        """The sample; with its videos read once more where the visual tokens taken from memory are those of a model
+        that has changed since. A video that cannot be read any more is treated as `preprocess` treats it."""
+        outdated = sample.again is not None and sample.forgotten != self.memory.forgotten
+        return self.preprocess(*sample.again)["samples"] if outdated else sample
 
     def encode(self, video: RememberedVideo, forgotten: int):
         """Make a video's visual tokens; its pixels are not needed afterwards. `forgotten` as in `VideoMemory.keep`."""

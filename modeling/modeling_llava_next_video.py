@@ -417,6 +417,29 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         token = torch.tensor(token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
+    def embed_prompt_and_answer(
+        self, input_ids: torch.Tensor, features: dict[str, BaseModelOutputWithPooling | None]
+    ) -> torch.Tensor:
+        """Embed a prompt and what was answered so far, (B, L) -> (B, L, D), with features at the prompt's placeholders.
+
+        A placeholder's id in an answer is a word like any other. Features of another width than D, which are another
+        model's, are left out.
+        """
+        embeddings = self.get_input_embeddings()(input_ids)
+        for modality, token_id in self.placeholder_ids().items():
+            if features.get(modality) is None:
+                continue
+            tokens = torch.cat(tuple(features[modality].pooler_output))  # (N, D)
+            if tokens.shape[-1] == embeddings.shape[-1]:
+                mask = input_ids == token_id
+                # All N stand in front of the answers, which begin at one column in all rows.
+                mask &= mask.sum(0).cumsum(0) <= len(tokens)
+                embeddings = embeddings.masked_scatter(mask[..., None].to(embeddings.device), tokens.to(embeddings))
+        return embeddings
+
+    def placeholder_ids(self) -> dict[str, int]:
+        return {"image": self.config.image_token_index, "video": self.config.video_token_index}
+
     @can_return_tuple
     @merge_with_config_defaults
     def forward(
@@ -434,7 +457,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues]  # has position_ids too
     ) -> LlavaNextVideoModelOutputWithPast | tuple:
         """Arguments as in [`LlavaNextVideoForConditionalGeneration.forward`], without `labels`."""
         if (input_ids is None) == (inputs_embeds is None):
@@ -460,9 +483,8 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             features["video"] = self.get_video_features(pixel_values_videos, *selection, return_dict=True)
 
         embeddings = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-        token_ids = {"image": self.config.image_token_index, "video": self.config.video_token_index}
         merged = {}
-        for modality, token_id in token_ids.items():
+        for modality, token_id in self.placeholder_ids().items():
             if features.get(modality) is not None:
                 mask = self.get_placeholder_mask(input_ids, inputs_embeds, token_id)
                 tokens = torch.cat(tuple(features[modality].pooler_output)).to(embeddings)
@@ -605,7 +627,7 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues]  # has position_ids too
     ) -> LlavaNextVideoCausalLMOutputWithPast | tuple:
         """Score the next token at every position.
 
@@ -670,18 +692,16 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
         return super().generate(*args, **kwargs)
 
     @wraps(GenerationMixin.prepare_inputs_for_generation)
-    def prepare_inputs_for_generation(self, *args, **kwargs):
-        # transformers drops features behind the first step, and calls no step of an assistant (`assistant_model`) the
-        # first. Its drafts are only guesses; features of another width than its own are left out.
-        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
-        ids, features = inputs.get("input_ids"), kwargs.get("mm_encoder_outputs")
-        if features and "mm_encoder_outputs" not in inputs and ids.shape[1] > 1 and is_empty(inputs.get(CACHE)):
-            width = self.config.text_config.hidden_size
-            tokens = [token for output in features.values() if output is not None for token in output.pooler_output]
-            if all(each.shape[-1] == width for each in tokens):
-                inputs["mm_encoder_outputs"] = features
-            else:
-                inputs |= {"input_ids": None, "inputs_embeds": self.get_input_embeddings()(ids)}
+    def prepare_inputs_for_generation(self, *args, is_first_iteration: bool | None = False, **kwargs):
+        # The whole sequence comes again at a later step without a cache, where the model may have answered with a
+        # placeholder's id, and at the first step of an assistant (`assistant_model`), which transformers does not call
+        # the first, and gives no features. What a prompt has to come with was checked at the first step.
+        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        ids = inputs.get("input_ids")
+        if not is_first_iteration and ids is not None and ids.shape[1] > 1 and is_empty(inputs.get(CACHE)):
+            inputs.pop("mm_encoder_outputs", None)
+            embeddings = self.model.embed_prompt_and_answer(ids, kwargs.get("mm_encoder_outputs") or {})
+            inputs |= {"input_ids": None, "inputs_embeds": embeddings}
         return inputs
 
     def _get_candidate_generator(self, *, logits_processor: LogitsProcessorList, **kwargs):

@@ -20,6 +20,7 @@ from .reading.limits import ReadingLimits
 from .reading.video_reading import read_video
 
 DEMO_CHECKPOINT: str
+__version__: str
 
 __all__ = [
     "DEMO_CHECKPOINT",

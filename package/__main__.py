@@ -1,137 +1,196 @@
 """The command line: `python -m llava_next_video ask VIDEO QUESTION`, `chat VIDEO` and others, also installed as
-`llava-next-video`."""
+`llava-next-video`.
+
+What a command needs is imported when it runs, so that `--help` and usage errors come at once.
+"""
 
 import argparse
-import json
+import re
 import sys
+from importlib import import_module
+from pathlib import Path
 
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer, pipeline
-
-from llava_next_video import DEMO_CHECKPOINT, ReadingLimits, VideoChat, VideoTextToTextPipeline
-from llava_next_video.conversion import command as convert
-from llava_next_video.hub import export
-from llava_next_video.hub.checkpoint_files import UntrustedCheckpoint
-from llava_next_video.inference.chat import converse
-from llava_next_video.inference.frame_sheet import save_frame_sheet
-from llava_next_video.reading.addresses import is_web_address
-from llava_next_video.reading.video_sources import open_source
+from llava_next_video.hub.errors import UntrustedCheckpoint
+from llava_next_video.hub.recipes import RELEASED, SAME_TEMPLATE, STOP_STRINGS
+from llava_next_video.registration import DEMO_CHECKPOINT
 
 
-def ask(args: argparse.Namespace):
-    """Answer a question about a video, streaming the answer, or as one line of JSON."""
-    pipe = load_pipeline(args)
-    kwargs = call_arguments(args)
-    if not args.json:
-        kwargs["streamer"] = TextStreamer(pipe.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    [answer] = pipe(args.video, args.question, **kwargs)
-    if args.json:
-        record = {"video": args.video, "question": args.question, "answer": answer["generated_text"]}
-        print(json.dumps({**record, "model": args.model}, ensure_ascii=False))
-
-
-def chat(args: argparse.Namespace):
-    """Talk about a video: a question a line, answered in the light of the ones before. The video is encoded once."""
-    converse(VideoChat(load_pipeline(args), args.video, **call_arguments(args)))
-
-
-def load_pipeline(args: argparse.Namespace) -> VideoTextToTextPipeline:
-    """Load the model, after checking what can be checked without it."""
-    if not is_web_address(args.video):
-        open_source(args.video).close()  # a wrong path is told before a large model is loaded
-    processor = AutoProcessor.from_pretrained(args.model)
-    # Whoever types an address means it.
-    processor.video_processor.limits = ReadingLimits(allow_private_addresses=True)
-    if args.frames is not None:  # before the model is loaded: the sheet needs none
-        save_frame_sheet(args.frames, processor, args.video, **sampling_arguments(args))
-        print(f"llava-next-video: the frames are in {args.frames}", file=sys.stderr)
-    # Loaded here because `pipeline` would print every traceback of every class it tried when a model cannot be loaded.
-    model = AutoModelForImageTextToText.from_pretrained(
-        args.model, dtype=args.dtype, attn_implementation=args.attn_implementation
-    )
-    return pipeline("video-text-to-text", model=model, processor=processor, device=args.device)
-
-
-def sampling_arguments(args: argparse.Namespace) -> dict:
-    return {} if args.num_frames is None else {"num_frames": args.num_frames}
-
-
-def call_arguments(args: argparse.Namespace) -> dict:
-    """Arguments of a call of the pipeline."""
-    return {"max_new_tokens": args.max_new_tokens, **sampling_arguments(args)}
-
-
-def device(name: str) -> torch.device:
-    """A device that torch knows.
-
-    Raises:
-        argparse.ArgumentTypeError: it knows none of that name.
-    """
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"torch knows no device {name!r}, but cpu, cuda, cuda:1, mps, ...") from None
-
-
-def add_arguments(command: argparse.ArgumentParser):
-    """Describe what `ask` and `chat` have in common."""
-    command.add_argument(
-        "--model",
-        default=DEMO_CHECKPOINT,
-        help="folder or Hub id of a checkpoint (default: the embedded one, which knows only moving coloured shapes)",
-    )
-    command.add_argument("--num-frames", type=int, help="frames to look at (default: the checkpoint's)")
-    command.add_argument("--frames", metavar="PICTURE", help="save a picture of the frames that the model sees (.png)")
-    command.add_argument("--max-new-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
-    command.add_argument(
-        "--device", type=device, help="cpu, cuda, cuda:1, mps, ... (default: the first accelerator, or cpu)"
-    )
-    command.add_argument(
-        "--dtype",
-        default="auto",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        help="number format of the weights (default: the checkpoint's)",
-    )
-    command.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2, ... (default: sdpa)")
-
-
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="llava-next-video", description="LLaVA-NeXT-Video for transformers.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser("ask", help="ask a question about a video", description=ask.__doc__)
-    command.add_argument("video", metavar="VIDEO", help="path or URL of a video")
-    command.add_argument("question", metavar="QUESTION")
-    command.add_argument("--json", action="store_true", help="print one line of JSON, when the answer is complete")
-    add_arguments(command)
-    command.set_defaults(run=ask)
-
-    command = commands.add_parser("chat", help="talk about a video", description=chat.__doc__)
-    command.add_argument("video", metavar="VIDEO", help="path or URL of a video")
-    add_arguments(command)
-    command.set_defaults(run=chat)
-
-    command = commands.add_parser("convert", help="convert an original checkpoint", description=convert.run.__doc__)
-    convert.add_arguments(command)
-    command.set_defaults(run=convert.run)
-
-    command = commands.add_parser("export", help="write a checkpoint with its code", description=export.run.__doc__)
-    export.add_arguments(command)
-    command.set_defaults(run=export.run)
-    return parser.parse_args(arguments)
+# The function of each command, which gets its arguments.
+COMMANDS = {
+    "ask": "llava_next_video.ask_and_chat:ask",
+    "chat": "llava_next_video.ask_and_chat:chat",
+    "convert": "llava_next_video.conversion.command:run",
+    "export": "llava_next_video.hub.export:run",
+}
+SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status; what the user got wrong is one line on standard error."""
     args = parse_arguments(arguments)
+    module, _, function = COMMANDS[args.command].partition(":")
     try:
-        args.run(args)
+        getattr(import_module(module), function)(args)
     except (ValueError, OSError, ImportError, UntrustedCheckpoint) as error:
         print(f"llava-next-video: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="llava-next-video", description="LLaVA-NeXT-Video for transformers.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_ask_arguments(
+        commands.add_parser(
+            "ask",
+            help="ask a question about a video",
+            description="Answer a question about a video, streaming the answer, or as one line of JSON.",
+        )
+    )
+    add_chat_arguments(
+        commands.add_parser(
+            "chat",
+            help="talk about a video",
+            description="Talk about a video: a question a line, answered in the light of ",
+        )
+    )
+    add_convert_arguments(
+        commands.add_parser(
+            "convert",
+            help="convert an original checkpoint",
+            description="Convert a checkpoint of the original LLaVA-NeXT code to this package's format, or back.",
+        )
+    )
+    add_export_arguments(
+        commands.add_parser(
+            "export",
+            help="write a checkpoint with its code",
+            description="Write a checkpoint with the code that loads it, for people who have only transformers.",
+        )
+    )
+    return parser.parse_args(arguments)
+
+
+def add_ask_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("video", metavar="VIDEO", help="path or URL of a video")
+    parser.add_argument("question", metavar="QUESTION")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON, when the answer is complete")
+    add_model_arguments(parser)
+
+
+def add_chat_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("video", metavar="VIDEO", help="path or URL of a video")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser):
+    """Describe what `ask` and `chat` have in common."""
+    parser.add_argument(
+        "--model",
+        default=DEMO_CHECKPOINT,
+        help="folder or Hub id of a checkpoint (default: the embedded one, which knows only moving coloured shapes)",
+    )
+    parser.add_argument("--num-frames", type=int, help="frames to look at (default: the checkpoint's)")
+    parser.add_argument("--frames", metavar="PICTURE", help="save a picture of the frames that the model sees (.png)")
+    parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
+    parser.add_argument(
+        "--device", type=device, help="cpu, cuda, cuda:1, mps, ... (default: the first accelerator, or cpu)"
+    )
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="number format of the weights (default: the checkpoint's)",
+    )
+    parser.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2, ... (default: sdpa)")
+
+
+def add_convert_arguments(parser: argparse.ArgumentParser):
+    """Describe the command line of `convert`."""
+    parser.add_argument("source", metavar="SRC", help="folder or Hub id of the checkpoint")
+    parser.add_argument("destination", metavar="DST", type=Path, help="folder to make")
+    parser.add_argument("--to-original", action="store_true", help="turn one of our checkpoints into an original one")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done: files, sizes, renamings")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="of the result (default: as stored)"
+    )
+    parser.add_argument(
+        "--max-shard-size", type=parse_size, default=5 * 10**9, help="largest file of weights (default: 5GB)"
+    )
+    parser.add_argument("--vision-tower", help="folder or Hub id of the vision tower (default: the one named in SRC)")
+    parser.add_argument("--push-to-hub", metavar="REPOSITORY", help="upload the result to this Hub repository")
+    recipe = parser.add_argument_group(
+        "recipe", "how the checkpoint is used; default: what is known of SRC's name, its config.json, the usual"
+    )
+    recipe.add_argument("--recipe", choices=RELEASED, help="a released checkpoint whose recipe is meant")
+    recipe.add_argument("--chat-template", choices=sorted({*STOP_STRINGS, *SAME_TEMPLATE}))
+    recipe.add_argument("--spatial-pool-mode", choices=["average", "max", "bilinear", "conv"])
+    recipe.add_argument("--spatial-pool-stride", type=int)
+    recipe.add_argument("--spatial-pool-position", choices=["before_projector", "after_projector"])
+    recipe.add_argument("--video-newline-position", choices=["no_token", "one_token", "frame", "grid"])
+    recipe.add_argument("--num-frames", type=int)
+    recipe.add_argument("--frame-sampling", choices=["uniform", "uniform_repeated", "fps_capped", "legacy"])
+    recipe.add_argument(
+        "--time-instruction",
+        action=argparse.BooleanOptionalAction,
+        help="whether prompts say when the frames were taken",
+    )
+    recipe.add_argument(
+        "--rope-factor", type=parse_factor, help="stretch of the positions, or 'auto': what frames need"
+    )
+    recipe.add_argument("--context-length", type=int, help="tokens the language model was trained on")
+
+
+def add_export_arguments(parser: argparse.ArgumentParser):
+    """Describe the command line of `export`."""
+    parser.add_argument("source", metavar="SRC", help="folder or Hub id of the checkpoint")
+    parser.add_argument("destination", metavar="DST", type=Path, help="folder to make")
+    parser.add_argument("--push-to-hub", metavar="REPOSITORY", help="upload the result to this Hub repository")
+    parser.add_argument("--private", action="store_true", help="that repository has to be private")
+    parser.add_argument("--license", help="of the weights, for the model card, as in apache-2.0")
+    parser.add_argument("--base-model", nargs="+", metavar="ID", help="what the weights were made from, for the card")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be written: files, sizes")
+
+
+def device(name: str):
+    """A `torch.device`; torch is imported when somebody names one.
+
+    Raises:
+        argparse.ArgumentTypeError: torch knows none of that name.
+    """
+    import torch
+
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"torch knows no device {name!r}, but cpu, cuda, cuda:1, mps, ...") from None
+
+
+def parse_size(text: str) -> int:
+    """A number of bytes, with or without a unit.
+
+    >>> parse_size("5GB"), parse_size("200 MiB")
+    (5000000000, 209715200)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B|)", text.strip().upper())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write it like 5GB or 200MiB")
+    return int(float(match[1]) * SIZES[match[2]])
+
+
+def parse_factor(text: str) -> float | str:
+    """A number of at least 1, or "auto"."""
+    if text == "auto":
+        return text
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if factor < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a factor; write 'auto' or a number of at least 1")
+    return factor
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class FrameSeeker:
                 passed, number = number, bisect_left(self.timestamps, frame.pts)
                 if not passed < number <= index or frame.pts != self.timestamps[number]:
                     raise PacketsAreNotFrames
+            assert frame is not None  # indices begin at 0, `number` at -1
             yield frame
 
     def needed_frames(self, packets: Iterator[av.Packet], wanted: set[int]) -> Iterator[av.VideoFrame]:

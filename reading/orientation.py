@@ -17,7 +17,8 @@ def upright(frames: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     # Asking for its side data ties a frame into a cycle: a small copy, which does not keep the decoder's threads alive.
     small = without_exif(frame.reformat(width=16, height=16, format="rgb24"))
     try:
-        matrix = np.frombuffer(bytes(small.side_data[SideDataType.DISPLAYMATRIX]), dtype=np.int32)
+        display_matrix = small.side_data[SideDataType.DISPLAYMATRIX]  # pyright: ignore  # PyAV's stub knows only names
+        matrix = np.frombuffer(bytes(display_matrix), dtype=np.int32)
     except KeyError:
         return frames
     except ValueError:  # one entry is of a kind that PyAV does not know; then only the angle is known, no mirroring

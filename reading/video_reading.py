@@ -139,6 +139,7 @@ def counted_frames(video: OpenVideo, indices: list[int]) -> Iterator[av.VideoFra
             number, frame = next(frames, (None, None))
             if number is None:
                 raise Unreadable("it had fewer frames when it was decoded a second time")
+        assert frame is not None  # indices begin at 0, `number` at -1
         yield frame
 
 

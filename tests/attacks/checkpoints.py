@@ -17,7 +17,7 @@ from llava_next_video import (
 )
 from llava_next_video.conversion.convert import convert
 from llava_next_video.conversion.plan import plan_conversion
-from llava_next_video.hub.checkpoint_files import CheckpointError, UntrustedCheckpoint
+from llava_next_video.hub.errors import CheckpointError, UntrustedCheckpoint
 from tests.attacks import Attack
 from tests.golden_data import Recording
 

@@ -14,7 +14,8 @@ from llava_next_video import (
 )
 from llava_next_video.conversion.back import plan_back
 from llava_next_video.conversion.plan import plan_conversion
-from llava_next_video.hub.checkpoint_files import SETTINGS_FILES, CheckpointError
+from llava_next_video.hub.checkpoint_files import SETTINGS_FILES
+from llava_next_video.hub.errors import CheckpointError
 from llava_next_video.hub.model_card import model_card
 from tests.attacks import Attack
 from tests.golden_data import Recording

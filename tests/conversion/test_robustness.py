@@ -34,7 +34,8 @@ from llava_next_video.conversion.back import plan_back
 from llava_next_video.conversion.convert import convert
 from llava_next_video.conversion.plan import plan_conversion
 from llava_next_video.hub import checkpoint_files, destination
-from llava_next_video.hub.checkpoint_files import CheckpointError, UntrustedCheckpoint, stored_tensors
+from llava_next_video.hub.checkpoint_files import stored_tensors
+from llava_next_video.hub.errors import CheckpointError, UntrustedCheckpoint
 from tests.golden_data import Recording
 
 

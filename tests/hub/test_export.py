@@ -23,8 +23,8 @@ from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoForConditionalGenera
 from llava_next_video.__main__ import main
 from llava_next_video.hub import export as hub_export
 from llava_next_video.hub import upload
-from llava_next_video.hub.checkpoint_files import CheckpointError
 from llava_next_video.hub.destination import WritingError
+from llava_next_video.hub.errors import CheckpointError
 from llava_next_video.modeling.configuration_llava_next_video import REFUSAL
 from tests.golden_data import Recording
 from tests.hub import without_package

@@ -3,12 +3,15 @@
 import http.server
 import pickle
 import threading
+import time
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, TextStreamer
 
 from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoReadError
@@ -205,6 +208,53 @@ def test_model_that_changes_between_reading_and_answering(checkpoint, clip):
     assert pipe.postprocess(pipe.forward(waiting)) == make_pipeline(checkpoint)(clip, QUESTIONS[0])
 
 
+def test_hook_of_all_modules_belongs_to_what_is_remembered(checkpoint, clip):
+    """Nothing in the model shows it, so answers came from what was computed without it."""
+    pipe = make_pipeline(checkpoint)
+    pipe(clip, QUESTIONS[0])
+
+    def negate(module, args, output):
+        return -output if module is pipe.model.model.multi_modal_projector else None
+
+    handle = register_module_forward_hook(negate)
+    try:
+        expected = make_pipeline(checkpoint)(clip, QUESTIONS[0], return_tensors=True)
+        answer = pipe(clip, QUESTIONS[0], return_tensors=True)
+    finally:
+        handle.remove()
+    assert answer[0]["generated_token_ids"].tolist() == expected[0]["generated_token_ids"].tolist()
+    assert pipe(clip, QUESTIONS[0]) == make_pipeline(checkpoint)(clip, QUESTIONS[0])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_video_that_vanishes_while_it_has_to_be_read_again(checkpoint, clip, tmp_path, batch_size):
+    """The model changed, so the file is read once more, and is gone: an error of this video alone."""
+    vanishing = write_video(tmp_path / "vanishing.mp4", num_frames=4)
+    time.sleep(0.1)  # a file that was changed just now is not remembered
+    pipe = make_pipeline(checkpoint)
+    pairs = [(str(vanishing), QUESTIONS[0]), (clip, QUESTIONS[1])]
+    pipe(pairs)
+    for on_error in ("raise", "return"):
+        samples = [pipe.preprocess(pair, on_error=on_error)["samples"] for pair in pairs]
+        with torch.no_grad():
+            pipe.model.model.multi_modal_projector.linear_1.weight.mul_(-1)
+        if on_error == "raise":
+            assert vanishing.rename(tmp_path / "elsewhere.mp4")
+            with pytest.raises(VideoReadError, match="there is no such file"):
+                pipe.forward({"samples": samples})
+            (tmp_path / "elsewhere.mp4").rename(vanishing)
+            time.sleep(0.1)
+            pipe(pairs)
+    vanishing.unlink()
+    batches = [samples] if batch_size == 2 else [[sample] for sample in samples]
+    answered = [sample for batch in batches for sample in pipe.forward({"samples": batch})["samples"]]
+    [lost], record = (pipe.postprocess({"samples": sample}) for sample in answered)
+    assert lost["generated_text"] is None
+    assert lost["input_text"] == pairs[0]
+    assert "there is no such file" in str(lost["error"])
+    assert record == make_pipeline(checkpoint)(*pairs[1])
+
+
 def test_address_is_read_again(checkpoint, tmp_path):
     contents = [write_video(tmp_path / f"{n}.mp4", num_frames=n).read_bytes() for n in (3, 8)]
     served = []
@@ -239,22 +289,30 @@ def test_address_is_read_again(checkpoint, tmp_path):
     assert changed[0]["generated_token_ids"].tolist() == expected[0]["generated_token_ids"].tolist()
 
 
-def test_assistant_of_our_own_in_a_folder(checkpoint, clip, tmp_path):
+@pytest.mark.parametrize("kind", [str, Path])
+def test_assistant_of_our_own_in_a_folder(checkpoint, clip, tmp_path, kind):
     model, processor = checkpoint
     expected = [make_pipeline(checkpoint)(clip, question) for question in QUESTIONS]
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    pipe = make_pipeline(checkpoint, assistant_model=str(tmp_path))
+    pipe = make_pipeline(checkpoint, assistant_model=kind(tmp_path))
     assert type(pipe.assistant_model) is type(model)
     assert [pipe(clip, question) for question in QUESTIONS] == expected
 
 
-def test_assistant_of_another_kind_in_a_folder(checkpoint, clip, tmp_path):
+@pytest.mark.parametrize("kind", [str, Path])
+def test_assistant_of_another_kind_in_a_folder(checkpoint, clip, tmp_path, kind):
     model, _ = checkpoint
     transformers.AutoModelForCausalLM.from_config(model.config.text_config).save_pretrained(tmp_path)
     checkpoint[1].tokenizer.save_pretrained(tmp_path)
-    pipe = make_pipeline(checkpoint, assistant_model=str(tmp_path))
+    pipe = make_pipeline(checkpoint, assistant_model=kind(tmp_path))
     assert pipe(clip, QUESTIONS[0]) == make_pipeline(checkpoint)(clip, QUESTIONS[0])
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_error_for_the_name_of_an_assistant_in_a_call(checkpoint, clip, kind):
+    with pytest.raises(ValueError, match="assistant_model='folder' in a call; a call takes a model that is loaded"):
+        make_pipeline(checkpoint)(clip, QUESTIONS[0], assistant_model=kind("folder"))
 
 
 @pytest.mark.parametrize("name", ["vision_feature_layer", "attention_mask", "mm_encoder_outputs"])
@@ -329,6 +387,11 @@ def test_state_of_a_model(checkpoint):
     assert look()
     handle.remove()
     assert look()
+    for register in (register_module_forward_hook, register_module_forward_pre_hook):
+        handle = register(lambda *args: None)
+        assert look()
+        handle.remove()
+        assert look()
     layer.self_attn.scaling *= 2
     assert look()
     layer.forward = layer.forward

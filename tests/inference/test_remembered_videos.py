@@ -44,7 +44,8 @@ def count_work(pipe):
         return encode(pixels, *args, **kwargs)
 
     def counting_tokens(module, args, kwargs):
-        pipe.work["visual"] += int((kwargs["input_ids"] == pipe.processor.video_token_id).sum())
+        if (ids := kwargs["input_ids"]) is not None:  # without a cache they are embedded from the second step on
+            pipe.work["visual"] += int((ids == pipe.processor.video_token_id).sum())
 
     pipe.processor.process_videos, pipe.model.model.encode_frames = counting_process, counting_encode
     pipe.model.model.register_forward_pre_hook(counting_tokens, with_kwargs=True)

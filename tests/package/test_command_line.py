@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from llava_next_video import DEMO_CHECKPOINT, VideoTextToTextPipeline
-from llava_next_video import __main__ as command_line
+from llava_next_video import DEMO_CHECKPOINT, VideoTextToTextPipeline, ask_and_chat
 from llava_next_video.__main__ import main
 from tests.tiny import write_video
 
@@ -43,7 +42,7 @@ def test_every_option_arrives(clip, capsys, monkeypatch):
     monkeypatch.setattr(
         AutoModelForImageTextToText, "from_pretrained", spy("model", AutoModelForImageTextToText.from_pretrained)
     )
-    monkeypatch.setattr(command_line, "pipeline", spy("pipeline", command_line.pipeline))
+    monkeypatch.setattr(ask_and_chat, "pipeline", spy("pipeline", ask_and_chat.pipeline))
     monkeypatch.setattr(VideoTextToTextPipeline, "__call__", spy("call", VideoTextToTextPipeline.__call__))
     options = f"--model {DEMO_CHECKPOINT} --num-frames 3 --max-new-tokens 2 --device cpu --dtype bfloat16"
     assert main(["ask", clip, "Why?", *options.split(), "--attn-implementation", "eager", "--json"]) == 0
@@ -94,3 +93,18 @@ def test_python_m_runs_it(clip):
     command = [sys.executable, "-m", "llava_next_video", "ask", clip, "What is moving?", "--device", "cpu"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.strip()
+
+
+def test_help_and_usage_errors_come_at_once():
+    """Half a second of processor time is spent long before torch is imported."""
+    for arguments, status in ((["--help"], 0), (["ask", "--help"], 0), (["convert", "--help"], 0), (["ask"], 2)):
+        code = f"""
+import sys
+from llava_next_video.__main__ import main
+try:
+    main({arguments})
+except SystemExit as stopped:
+    assert stopped.code == {status}, stopped.code
+assert not {{"torch", "transformers", "av", "PIL", "numpy"}} & set(sys.modules)
+"""
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
