@@ -13,6 +13,7 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat
 
 from ..processing.chat_messages import checked_conversation, with_media
+from ..reading.addresses import is_web_address
 from .code_export import write_code
 from .continued_conversation import continue_conversation, shared_length
 from .pipeline_inputs import (
@@ -184,7 +185,7 @@ class VideoTextToTextPipeline(Pipeline):
         key = None
         if self.memory.max_videos:
             video_processor, contents = self.processor.video_processor, video
-            if isinstance(video, str) and video.lower().startswith(("http://", "https://")):
+            if isinstance(video, str) and is_web_address(video):
                 video = video_processor.open_source(address := video)  # its contents may have changed
                 video.name = address  # for errors
                 contents = video.getbuffer()

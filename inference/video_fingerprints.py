@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..reading.addresses import is_web_address, scheme_of
+
 
 # A file that was changed a moment ago may change again and keep its time of change: the clocks of file systems tick
 # slowly, and some count whole seconds.
@@ -53,9 +55,9 @@ def fingerprint(video) -> Hashable:
     for what cannot be identified."""
     if isinstance(video, str | Path):
         text = str(video)
-        if text.lower().startswith(("http://", "https://")):
+        if is_web_address(text):
             return None  # its contents may have changed
-        return ("data:", digest(text.encode())) if text.lower().startswith("data:") else fingerprint_of_file(text)
+        return ("data:", digest(text.encode())) if scheme_of(text) == "data" else fingerprint_of_file(text)
     if isinstance(video, bytes | bytearray | memoryview):
         return digest(bytes(video) if isinstance(video, memoryview) else video)
     if isinstance(video, torch.Tensor):

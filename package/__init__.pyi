@@ -15,8 +15,9 @@ from .modeling.visual_grid import rope_factor_for
 from .processing.image_processing_llava_next_video import LlavaNextVideoImageProcessor
 from .processing.processing_llava_next_video import LlavaNextVideoProcessor
 from .processing.video_processing_llava_next_video import LlavaNextVideoVideoProcessor
+from .reading.errors import VideoLimitError, VideoReadError
+from .reading.limits import ReadingLimits
 from .reading.video_reading import read_video
-from .reading.video_sources import ReadingLimits, VideoLimitError, VideoReadError
 
 DEMO_CHECKPOINT: str
 __version__: str

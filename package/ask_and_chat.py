@@ -9,7 +9,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreame
 from llava_next_video.inference.chat import VideoChat, converse
 from llava_next_video.inference.frame_sheet import save_frame_sheet
 from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTextPipeline
-from llava_next_video.reading.video_sources import ReadingLimits, open_source
+from llava_next_video.reading.addresses import is_web_address
+from llava_next_video.reading.limits import ReadingLimits
+from llava_next_video.reading.video_sources import open_source
 
 
 def ask(args: argparse.Namespace):
@@ -31,7 +33,7 @@ def chat(args: argparse.Namespace):
 
 def load_pipeline(args: argparse.Namespace) -> VideoTextToTextPipeline:
     """Load the model, after checking what can be checked without it."""
-    if not args.video.startswith(("http://", "https://")):
+    if not is_web_address(args.video):
         open_source(args.video).close()  # a wrong path is told before a large model is loaded
     processor = AutoProcessor.from_pretrained(args.model)
     # Whoever types an address means it.

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..reading.video_sources import is_video_source, scheme_of
+from ..reading.addresses import scheme_of
+from ..reading.video_sources import is_video_source
 from .video_processing_llava_next_video import ProcessedVideo
 
 

@@ -21,9 +21,11 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 
 from ..modeling.own_code import forget_exported_code
-from ..reading.pictures import is_own_scale, read_picture, rgb_values
-from ..reading.video_sources import LimitsMixin, is_video_source
+from ..reading.picture_values import is_own_scale
+from ..reading.pictures import read_picture, rgb_picture
+from ..reading.video_sources import is_video_source
 from .exact_pixels import ExactPixelsMixin
+from .limits_mixin import LimitsMixin
 from .pixel_bounds import MOST_TILES, check_on_the_way, check_settings, largest_sides
 
 
@@ -103,7 +105,7 @@ class LlavaNextVideoImageProcessor(LimitsMixin, ExactPixelsMixin, TorchvisionBac
     ) -> torch.Tensor:
         """A PIL image or array as RGB (3, h, w), on the scale that `do_rescale` expects."""
         own_scale = is_own_scale(do_rescale, rescale_factor)
-        image = rgb_values(image, self.limits, own_scale, input_data_format)
+        image = rgb_picture(image, self.limits, own_scale, input_data_format)
         self.check_exact(image, own_scale)
         return image.contiguous().to(device)
 

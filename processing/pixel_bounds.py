@@ -11,7 +11,8 @@ import torch
 from transformers.image_utils import SizeDict, pil_torch_interpolation_mapping
 
 from ..modeling.configuration_llava_next_video import ASPECT_RATIO
-from ..reading.video_sources import ReadingLimits, VideoLimitError
+from ..reading.errors import VideoLimitError, named_limits
+from ..reading.limits import ReadingLimits
 from .exact_pixels import resized_sides
 
 
@@ -29,15 +30,15 @@ def check_on_the_way(height: int, width: int, original: tuple[int, int], limits:
     most = ENLARGEMENT * limits.max_frame_pixels
     if height * width > most:
         raise VideoLimitError(
-            describe_sizes(*original),
+            describe_size(*original),
             f"preparing it takes a picture of {height}x{width} pixels, more than {ENLARGEMENT} times "
             f"max_frame_pixels={limits.max_frame_pixels}; crop what is so long and thin, or raise this limit",
         )
 
 
-def describe_sizes(*sizes: int) -> str:
-    """How messages name a picture or video of which only the sizes are known."""
-    return f"of {'x'.join(map(str, sizes))} pixels"
+def describe_size(height: int, width: int) -> str:
+    """How messages name a picture or video of which only the size is known."""
+    return f"of {height}x{width} pixels"
 
 
 def largest_sides(height: int, width: int, size: SizeDict) -> tuple[int, int]:
@@ -55,13 +56,8 @@ def check_prepared(num_frames: int, height: int, width: int, limits: ReadingLimi
     Raises:
         VideoLimitError: its pixels as bytes are over `max_result_bytes`.
     """
-    num_bytes = num_frames * height * width * 3
-    if num_bytes > limits.max_result_bytes:
-        raise VideoLimitError(
-            describe_sizes(num_frames, height, width),
-            f"the pixels prepared of it are {num_bytes} bytes, more than "
-            f"max_result_bytes={limits.max_result_bytes}; choose fewer frames, or raise this limit",
-        )
+    with named_limits(f"prepared as {num_frames}x{height}x{width} pixels"):
+        limits.check_result(num_frames, height, width)
 
 
 def pieces(frames: torch.Tensor, resized: tuple[int, int], limits: ReadingLimits) -> tuple[torch.Tensor, ...]:

@@ -25,9 +25,12 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from ..modeling.own_code import forget_exported_code
-from ..reading.pictures import head_of, is_base64_picture, is_own_scale, is_picture, largest_of, rgb_frames, rgb_video
+from ..reading.limits import ReadingLimits
+from ..reading.picture_files import head_of, is_base64_picture, is_picture
+from ..reading.picture_values import is_own_scale
+from ..reading.pictures import rgb_frames, rgb_video
 from ..reading.video_reading import read_video
-from ..reading.video_sources import LimitsMixin, ReadingLimits, is_video_source
+from ..reading.video_sources import is_video_source
 from .exact_pixels import ExactPixelsMixin
 from .frame_sampling import (
     fps_capped_indices,
@@ -40,6 +43,7 @@ from .frame_sampling import (
     uniform_repeated_indices,
     whole_step,
 )
+from .limits_mixin import LimitsMixin
 from .pixel_bounds import check_on_the_way, check_prepared, check_settings, largest_sides, pieces
 
 
@@ -354,7 +358,5 @@ def sample_array(
             )
         indices = choose(metadata)
         metadata.frames_indices = [metadata.frames_indices[index] for index in indices]
-    if not isinstance(video, list):
-        return rgb_video(video, limits, own_scale, layout, indices), metadata
-    chosen = video if indices is None else [video[index] for index in indices]
-    return rgb_frames(chosen, limits, own_scale, layout, largest_of(video)), metadata
+    to_rgb = rgb_frames if isinstance(video, list) else rgb_video
+    return to_rgb(video, limits, own_scale, layout, indices), metadata

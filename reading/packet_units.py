@@ -7,6 +7,10 @@ hundred, those that are cut for networks some thousands.
 
 import re
 
+import av
+
+from .limits import ReadingLimits
+
 
 START_CODE = b"\0\0\1"
 # Their packets consist of units that begin with a start code, or (of the first three) with their length.
@@ -17,6 +21,23 @@ CODECS_WITH_START_CODES = frozenset(
 POSITION_OF_LENGTH_SIZE = {"h264": 4, "hevc": 21, "vvc": 4}
 START_OF_SCAN = b"\xff\xda"
 CODECS_WITH_SCANS = frozenset(("mjpeg", "mjpegb", "amv", "thp", "jpegls", "avrn"))
+
+
+def codec_of(packet: av.Packet) -> tuple[str, bytes]:
+    """FFmpeg's name of a packet's codec, empty where there is no decoder, and the decoder's configuration."""
+    context = packet.stream.codec_context
+    return ("", b"") if context is None else (context.codec.canonical_name, context.extradata or b"")
+
+
+def units_of_packet(packet: av.Packet, enough: int) -> int:
+    """Units in a packet, as `count_units`; 0 where there is no decoder."""
+    codec, configuration = codec_of(packet)
+    return count_units(bytes(packet), codec, configuration, enough) if codec else 0
+
+
+def check_units_of_packet(packet: av.Packet, limits: ReadingLimits):
+    if packet.size > limits.max_packet_units:  # a unit takes a byte or more
+        limits.check_packet_units(units_of_packet(packet, limits.max_packet_units))
 
 
 def count_units(data: bytes, codec: str, configuration: bytes, enough: int) -> int:
@@ -79,6 +100,11 @@ FIRST_SLICES = {
     "h264": re.compile(rb"\x00\x00\x01[\x01\x05\x21\x25\x41\x45\x61\x65][\x80-\xff]"),
     "hevc": re.compile(
         rb"\x00\x00\x01[\x00\x02\x04\x06\x08\x0a\x0c\x0e\x10\x12\x20\x22\x24\x26\x28\x2a][\x01-\x07][\x80-\xff]"
+    ),
+    # Or the header of a picture, of type 19.
+    "vvc": re.compile(
+        rb"\x00\x00\x01\x00(?:[\x99-\x9f]|[\x01-\x07\x09-\x0f\x11-\x17\x19-\x1f\x39-\x3f\x41-\x47\x49-\x4f\x51-\x57]"
+        rb"[\x80-\xff])"
     ),
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoVideoProcessor, VideoReadError, read_video
-from llava_next_video.reading import video_sources
+from llava_next_video.reading import downloads
 from tests.attacks import Attack
 
 
@@ -92,7 +92,7 @@ def environment(**variables: str):
         yield
 
 
-class HereOnly(video_sources.TimedSocket):
+class HereOnly(downloads.TimedSocket):
     """Connects to this machine and to no other, should an address ever be let through."""
 
     def connect(self, address: tuple):
@@ -102,7 +102,7 @@ class HereOnly(video_sources.TimedSocket):
 
 
 def attempt(door: Callable, url: str, **variables: str):
-    with environment(**variables), patch.object(video_sources, "TimedSocket", HereOnly):
+    with environment(**variables), patch.object(downloads, "TimedSocket", HereOnly):
         door(url)
 
 

@@ -1,6 +1,7 @@
 """Videos whose packets or frames are out of proportion."""
 
 import io
+import struct
 import zlib
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,12 @@ def matroska(
     )
 
 
+def flv(data: bytes) -> bytes:
+    """A video of one packet, whose stream no header announces."""
+    size = struct.pack(">I", len(data))[1:]
+    return b"FLV\1\1\0\0\0\x09\0\0\0\0\x09" + size + bytes(7) + data + struct.pack(">I", len(data) + 11)
+
+
 def thin(height: int, width: int) -> bytes:
     file = io.BytesIO()
     frames = [np.zeros((height, width, 3), dtype=np.uint8)] * 40
@@ -141,6 +148,9 @@ def attacks(folder: Path) -> list[Attack]:
         for size, compressed in ((10_000_000, False), (9_000_000, True))
     }
     floods["units in packets of many streams"] = matroska("V_MPEG4/ISO/AVC", [b"\0\0\1\x67" * 9000], num_streams=100)
+    floods["units in FLV"] = flv(b"\x17\1\0\0\0" + b"\0\0\1\x67" * 2_500_000)
+    floods["units of AV1 in FLV"] = flv(b"\x91av01" + b"\x7a\0" * 8_000_000)
+    floods["units of VVC"] = b"\0\0\0\1\0\x79" * 1_500_000
     giant = bytearray(flooded("mjpeg", "avi", b"", -1))
     at = giant.index(b"\xff\xc0") + 5
     giant[at : at + 4] = b"\xff\xff\xff\xff"

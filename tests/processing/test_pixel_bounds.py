@@ -57,7 +57,7 @@ def test_result_of_a_video_is_bounded_before_it_is_prepared():
     video.limits = ReadingLimits(max_result_bytes=10 * SIDE * SIDE * 3)
     assert len(video(np.zeros((10, 4, 4, 3), np.uint8), return_tensors="pt")["pixel_values_videos"][0]) == 10
     with pytest.raises(
-        VideoLimitError, match="of 11x16x16 pixels: the pixels prepared of it are 8448 bytes, more than"
+        VideoLimitError, match="prepared as 11x16x16 pixels: 11 frames of 16x16 pixels are 8448 bytes, more than"
     ):
         video(np.zeros((11, 4, 4, 3), np.uint8))
 

@@ -6,9 +6,10 @@ import av
 import pytest
 
 from llava_next_video import ReadingLimits, VideoLimitError, read_video
+from llava_next_video.reading import first_packets
 from llava_next_video.reading.packet_units import UnitsOfPictures, count_units, has_start_codes
 from tests.attacks.__main__ import status
-from tests.attacks.videos import flooded, matroska
+from tests.attacks.videos import element, flooded, flv, matroska
 from tests.fuzz.corpus import make_corpus
 
 
@@ -85,6 +86,33 @@ def test_units_of_all_streams_count_together():
     video = matroska("V_MPEG4/ISO/AVC", [b"\0\0\1\x67" * 900], num_streams=20)
     with pytest.raises(VideoLimitError, match="more units than max_packet_units=10000"):
         read_video(video)
+
+
+@pytest.mark.parametrize("unit", [b"\0\0\1\x67", b"\0\0\1\x67\x64"])
+def test_units_of_streams_that_no_header_announces_are_counted(unit):
+    """FFmpeg took 10 GB for 10 MB while it opened the file."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    with pytest.raises(VideoLimitError, match="more units than max_packet_units=10000"):
+        read_video(flv(b"\x17\1\0\0\0" + unit * (10_000_000 // len(unit))))
+    assert status("VmHWM") - before < 400 * 2**20
+
+
+def test_units_of_a_stream_of_vvc_are_counted():
+    """FFmpeg's parser took 7 GB for 10 MB."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    with pytest.raises(VideoLimitError, match="more units than max_packet_units=10000"):
+        read_video(b"\0\0\0\1\0\x79" * 1_500_000)
+    assert status("VmHWM") - before < 400 * 2**20
+
+
+def test_long_headers_are_refused(monkeypatch):
+    monkeypatch.setattr(first_packets, "MOST_HEADER_BYTES", 2**17)
+    video = matroska("V_MPEG4/ISO/AVC", [])
+    tags = element("1254c367", b"\x73\x73\x80" * 200_000)
+    with pytest.raises(VideoLimitError, match="its header has more than 131072 bytes; encode the video again"):
+        read_video(video[:-30].replace(b"\x16\x54\xae\x6b", tags + b"\x16\x54\xae\x6b"))
 
 
 def test_very_many_packets_are_not_kept():

@@ -19,7 +19,8 @@ from llava_next_video import (
     VideoLimitError,
     VideoReadError,
 )
-from llava_next_video.reading.pictures import FORMATS, read_picture
+from llava_next_video.reading.picture_files import FORMATS
+from llava_next_video.reading.pictures import read_picture
 from tests.tiny import random_frames
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from llava_next_video import ReadingLimits, VideoLimitError, read_video
-from llava_next_video.reading import video_sources
+from llava_next_video.reading import limits
 from tests.tiny import write_video
 
 
@@ -37,7 +37,7 @@ class SlowFile(BytesIO):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(video_sources, "time", SimpleNamespace(**{**vars(time), "monotonic": clock.monotonic}))
+    monkeypatch.setattr(limits, "time", SimpleNamespace(**{**vars(time), "monotonic": clock.monotonic}))
     return clock
 
 

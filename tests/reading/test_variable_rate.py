@@ -7,7 +7,7 @@ import pytest
 
 from demo_model.clip_writing import write_clip
 from llava_next_video import LlavaNextVideoVideoProcessor, read_video
-from llava_next_video.reading.video_reading import variable_times
+from llava_next_video.reading.video_metadata import variable_times
 from tests.tiny import numbered_frame
 
 

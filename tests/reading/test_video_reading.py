@@ -22,14 +22,13 @@ from PIL import Image, ImageOps
 
 from benchmarks.clips import encode
 from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError, read_video
-from llava_next_video.reading import video_reading
+from llava_next_video.reading import orientation
+from llava_next_video.reading.frame_seeking import FrameSeeker
+from llava_next_video.reading.guarded_file import GuardedFile
+from llava_next_video.reading.open_video import OpenVideo, open_video
+from llava_next_video.reading.orientation import upright
+from llava_next_video.reading.packet_index import FrameIndex, PacketsAreNotFrames, index_of_packets
 from llava_next_video.reading.pictures import read_picture
-from llava_next_video.reading.video_reading import (
-    GuardedFile,
-    PacketsAreNotFrames,
-    VideoReader,
-    upright,
-)
 from tests.fuzz.corpus import CLIPS as CORPUS
 from tests.fuzz.corpus import NUM_FRAMES, PICTURES, make_corpus
 from tests.tiny import number_of, numbered_frame, write_video
@@ -261,7 +260,7 @@ def test_video_with_side_data_of_an_unknown_kind_is_turned(monkeypatch):
         def __getitem__(self, kind):
             raise ValueError("99 is not a valid Type")
 
-    monkeypatch.setattr(video_reading, "without_exif", lambda frame: SimpleNamespace(side_data=Unknown()))
+    monkeypatch.setattr(orientation, "without_exif", lambda frame: SimpleNamespace(side_data=Unknown()))
     frame = SimpleNamespace(rotation=-90, reformat=lambda **kwargs: None)
     frames = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
     assert (upright(frames, frame) == np.rot90(frames, 3, axes=(1, 2))).all()
@@ -540,7 +539,7 @@ def test_file_that_cannot_be_sought_in_is_counted():
             raise av.error.PermissionError(1, "Operation not permitted")
 
     with pytest.raises(PacketsAreNotFrames):
-        VideoReader(None, ReadingLimits()).packets_after_seek(Container(), None, 0)
+        FrameSeeker(OpenVideo(None, ReadingLimits(), Container(), None), FrameIndex(1, [0], [0])).packets_after_seek(0)
 
 
 def test_keyframes_of_a_variable_rate_are_found(tmp_path):
@@ -548,18 +547,17 @@ def test_keyframes_of_a_variable_rate_are_found(tmp_path):
     path = tmp_path / "variable.mp4"
     encode(path, height=64, width=96, seconds=8, keyframe_interval=50, variable_rate=True, seed=0)
     with path.open("rb") as file:
-        reader = VideoReader(GuardedFile(file, ReadingLimits()), ReadingLimits())
-        with reader.open() as container:
-            stream = reader.stream_of(container)
-            reader.scan(container, stream)
-            keyframes = reader.keyframes
+        limits = ReadingLimits()
+        with open_video(GuardedFile(file, limits.deadline_of_decoding()), limits) as video:
+            index = index_of_packets(video.packets(), limits)
+            seeker, keyframes = FrameSeeker(video, index), index.keyframes
             assert len(keyframes) == 4
-            plainly = [reader.packets_after_seek(container, stream, keyframe)[0].pts for keyframe in keyframes]
+            plainly = [seeker.packets_after_seek(keyframe)[0].pts for keyframe in keyframes]
             assert plainly != keyframes
             for keyframe in keyframes:
-                target = reader.timestamps[reader.timestamps.index(keyframe) + 10]
-                assert next(reader.packets_from(container, stream, keyframe, target)).pts == keyframe
+                target = index.timestamps[index.timestamps.index(keyframe) + 10]
+                assert next(seeker.packets_from(keyframe, target)).pts == keyframe
             # A frame too near to its keyframe leads nowhere better: decoding begins earlier.
-            late = max(index for index, landed in enumerate(plainly) if landed != keyframes[index])
-            packets = reader.packets_from(container, stream, keyframes[late], keyframes[late])
+            late = max(number for number, landed in enumerate(plainly) if landed != keyframes[number])
+            packets = seeker.packets_from(keyframes[late], keyframes[late])
             assert next(packets).pts == plainly[late]

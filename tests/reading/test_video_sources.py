@@ -21,9 +21,10 @@ from types import SimpleNamespace
 import pytest
 
 from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError, read_video
-from llava_next_video.reading import video_sources
+from llava_next_video.reading import downloads, limits
+from llava_next_video.reading.addresses import is_own, is_public
 from llava_next_video.reading.pictures import read_picture
-from llava_next_video.reading.video_sources import is_own, is_public, open_source
+from llava_next_video.reading.video_sources import open_source
 from tests.tiny import number_of, write_video
 
 
@@ -342,13 +343,13 @@ def test_error_however_a_private_address_is_spelled(host, colon, server):
 @pytest.fixture
 def first_is_public(monkeypatch):
     """127.0.0.1 counts as a public address, so that the server can stand for one of the internet."""
-    monkeypatch.setattr(video_sources, "is_public", lambda address: address == "127.0.0.1")
-    monkeypatch.setattr(video_sources, "is_own", lambda family, address: False)
+    monkeypatch.setattr(downloads, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(downloads, "is_own", lambda family, address: False)
 
 
 def test_error_when_a_url_leads_back_to_this_machine(server, monkeypatch):
     """A machine with a public address is behind its own firewall there."""
-    monkeypatch.setattr(video_sources, "is_public", lambda address: True)
+    monkeypatch.setattr(downloads, "is_public", lambda address: True)
     with pytest.raises(VideoReadError, match="which is not a public address, or this machine's own; if"):
         read_video(f"{server}/clip.mp4")
     assert Server.seen == []
@@ -610,7 +611,7 @@ def test_connections_are_closed_however_a_download_ends(path, server):
 @pytest.mark.parametrize("num_looks", range(1, 8))
 def test_connection_is_closed_whenever_its_time_is_over(num_looks, server, monkeypatch):
     clock = itertools.chain([0] * num_looks, itertools.repeat(1))
-    monkeypatch.setattr(video_sources, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(VideoLimitError, match="max_fetch_seconds"):
         read_video(server + "/clip.mp4", limits=HURRIED)
 
@@ -669,7 +670,7 @@ def test_error_when_a_stream_has_no_end():
 def clock(monkeypatch):
     """A clock that stands still, `now`, unless a test moves it."""
     clock = SimpleNamespace(now=0)
-    monkeypatch.setattr(video_sources, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 

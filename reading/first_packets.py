@@ -1,0 +1,132 @@
+"""Look at the packets that FFmpeg splits, parses and decodes while it opens a file, before it does.
+
+A file is opened once more for this, without decoders and parsers, and what FFmpeg reads meanwhile is watched. What is
+bought is that opening a file takes bounded memory: nothing else can interrupt FFmpeg there, and a file of kilobytes
+made it take gigabytes.
+"""
+
+import math
+from collections import Counter
+
+import av
+
+from .errors import OverLimit
+from .guarded_file import GuardedFile
+from .limits import ReadingLimits
+from .mp4_index import check_index, is_mp4
+from .open_video import PROBED_BYTES, open_container
+from .packet_units import START_CODE, UnitsOfPictures, check_units_of_packet, codec_of, has_start_codes, units_of_packet
+
+
+KEPT_BYTES = 2 * PROBED_BYTES  # of packets, which FFmpeg keeps while it opens a file, at most
+MOST_FIRST_PACKETS = 500_000  # in these bytes; FFmpeg keeps half a kilobyte for each
+MOST_HEADER_BYTES = 2**26  # of other files than MP4; FFmpeg keeps up to 33 for each (lists in Matroska)
+FIRST_PACKETS = 10  # with `max_packet_units` each, in what FFmpeg reads to find streams that no header announces
+# No decoder is called "none".
+WITHOUT_DECODERS_AND_PARSERS = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
+# Formats whose headers announce all streams: none appear later.
+HEADERS_WITH_ALL_STREAMS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "ivf"))
+FORMATS_OF_SMALL_PACKETS = frozenset(("mpegts", "mpeg"))  # whose units FFmpeg forgets with each packet
+
+
+def check_first_packets(file: GuardedFile, limits: ReadingLimits):
+    """Count what the header of a file claims, its first packets and their units.
+
+    Raises:
+        OverLimit: there are too many.
+    """
+    # FFmpeg trusts an index of fragments if it reaches to the end of the file, and then reads no other boxes before it
+    # decodes. Here it has to read all of them at once, as in other files.
+    if check_index(file.read_at, limits):
+        file.hide_size()
+    file.check()
+    # First the packets of streams that the header announces: FFmpeg, which asks whether to stop when it turns to the
+    # packets, has no time left then and splits none into units. Then those of streams that appear later, in formats of
+    # small packets (MPEG-TS and -PS) and in FLV.
+    format_name = ""
+    for seconds in (0, file.deadline.seconds_left()):
+        try:
+            with file.watched(watch_of_opening(file, limits, seconds, format_name).add):
+                container = open_container(file, limits, seconds, **WITHOUT_DECODERS_AND_PARSERS)
+            with container:
+                format_name = container.format.name
+                count_packets(container, file, limits)
+            if format_name in HEADERS_WITH_ALL_STREAMS:
+                return
+        except (av.FFmpegError, IndexError):  # opening it again will show why
+            file.check()
+
+
+def watch_of_opening(file: GuardedFile, limits: ReadingLimits, seconds: float, format_name: str) -> "WatchOfOpening":
+    """Without time FFmpeg splits nothing. With time it splits packets of streams that have appeared by then, before
+    they can be counted one by one."""
+    if seconds:
+        is_small = format_name in FORMATS_OF_SMALL_PACKETS
+        return WatchOfOpening(limits, most_units=math.inf if is_small else FIRST_PACKETS * limits.max_packet_units)
+    return WatchOfOpening(limits, most_bytes=math.inf if is_mp4(file.read_at) else MOST_HEADER_BYTES)
+
+
+class WatchOfOpening:
+    """Counts what FFmpeg reads while it opens a file."""
+
+    def __init__(self, limits: ReadingLimits, most_bytes: float = math.inf, most_units: float = math.inf):
+        self.limits, self.most_bytes, self.most_units = limits, most_bytes, most_units
+        self.num_bytes = self.num_units = 0
+
+    def add(self, data: bytes):
+        self.num_bytes += len(data)
+        if self.num_bytes > self.most_bytes:
+            raise OverLimit(f"its header has more than {MOST_HEADER_BYTES} bytes; encode the video again")
+        self.num_units += data.count(START_CODE)
+        if self.num_units > self.most_units:
+            self.limits.check_packet_units(self.num_units)
+
+
+def count_packets(container: av.container.InputContainer, file: GuardedFile, limits: ReadingLimits):
+    counter = FirstPackets(limits)
+    for packet in container.demux():
+        file.check()
+        if counter.add(packet):
+            break
+
+
+class FirstPackets:
+    """Counts the first packets of all streams as they pass."""
+
+    def __init__(self, limits: ReadingLimits):
+        self.limits = limits
+        self.num_packets = self.num_bytes = 0
+        self.units_of_streams = Counter()  # in the packet of each that has most
+        self.pictures_of_streams = {}
+
+    def add(self, packet: av.Packet) -> bool:
+        """Count one more packet; returns whether those behind it need not be looked at."""
+        self.num_packets += 1
+        self.num_bytes += packet.size
+        is_kept = self.num_bytes <= KEPT_BYTES
+        if is_kept and self.num_packets > MOST_FIRST_PACKETS:
+            raise OverLimit(
+                f"its first {KEPT_BYTES} bytes of packets are more than {MOST_FIRST_PACKETS} packets; "
+                "encode the video again"
+            )
+        if packet.stream.type != "video":
+            return False
+        if is_kept:
+            # FFmpeg keeps what it took for the largest packet of each stream until it knows all streams.
+            units = units_of_packet(packet, self.limits.max_packet_units)
+            index = packet.stream.index
+            self.units_of_streams[index] = max(self.units_of_streams[index], units)
+            self.limits.check_packet_units(self.units_of_streams.total())
+        else:
+            check_units_of_packet(packet, self.limits)
+        return not self.add_to_picture(packet) and not is_kept
+
+    def add_to_picture(self, packet: av.Packet) -> bool:
+        """Count the units of a stream that is not cut into packets yet; returns whether the parser needs it to its
+        end."""
+        codec, configuration = codec_of(packet)
+        if not has_start_codes(codec, configuration):
+            return False
+        pictures = self.pictures_of_streams.setdefault(packet.stream.index, UnitsOfPictures(codec))
+        self.limits.check_packet_units(pictures.add(bytes(packet)))
+        return codec in ("hevc", "vvc")  # FFmpeg's parsers of these codecs keep some kilobytes of each unit themselves

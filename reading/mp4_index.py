@@ -1,0 +1,277 @@
+"""How many entries the header of an MP4 makes FFmpeg keep, counted before FFmpeg reads it.
+
+FFmpeg keeps some 35 bytes for each frame of each track (sample, in MP4's words), and boxes say in a few bytes how many
+there are: `stsz` and `trun` with samples of one size, `stsc` with samples in a chunk, `elst` with parts that are listed
+again, and so on. The boxes of a file follow one another from its first byte on; FFmpeg, which may find a box in places
+where none belongs, looks into all of them but `mdat`. So outside of `mdat` names are searched for as bytes, wherever
+they stand, and what they claim is added up.
+
+Sources: ISO/IEC 14496-12 for the boxes; libavformat/mov.c for what FFmpeg makes of them.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from .errors import OverLimit
+from .limits import ReadingLimits
+
+
+ENTRIES_PER_FRAME = 20  # of video, and those of its sound, edits, fragments; real files have up to 5
+FEWEST_FRAMES = 100_000  # for which there is always room: who sets a lower `max_frames` is told by that
+MOST_HEADER_BYTES = 2**28
+PROBED_BYTES = 5_000_000  # how far FFmpeg looks for the boxes by which it knows an MP4; its default
+# By these FFmpeg knows one, if they follow one another from the first byte on.
+BOXES_OF_MP4 = frozenset(
+    (
+        b"moov",
+        b"mdat",
+        b"pnot",
+        b"udta",
+        b"ftyp",
+        b"ediw",
+        b"wide",
+        b"free",
+        b"junk",
+        b"pict",
+        b"skip",
+        b"uuid",
+        b"prfl",
+    )
+)
+# Where in a box, behind its name, the number of entries stands, and how many bytes each takes, in units of 32.
+COUNTS = {
+    b"stsz": (8, 1),
+    b"stz2": (8, 1),
+    b"trun": (4, 1),
+    b"senc": (4, 6),  # FFmpeg keeps 170 bytes for each encrypted sample
+    b"keys": (4, 1),
+}
+PCM_FRAME = 1024  # samples of PCM that FFmpeg lists together, at most those of a chunk
+HANDLERS_BESIDE_SOUND = (b"alis", b"url ", b"mdir", b"mdta")  # which do not say what a track is
+
+
+def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> bool:
+    """Refuse an MP4 whose header claims too much.
+
+    Args:
+        read_at: returns up to so many bytes (second argument) from a position (first argument) of the file.
+        limits: of these `max_frames`.
+
+    Returns:
+        Whether the file has an index of fragments (`sidx`), with which FFmpeg would read boxes later.
+
+    Raises:
+        OverLimit: the header has, or makes FFmpeg keep, more than `MOST_HEADER_BYTES` or
+            `ENTRIES_PER_FRAME * limits.max_frames`.
+    """
+    index, most = Index(), ENTRIES_PER_FRAME * max(limits.max_frames, FEWEST_FRAMES)
+    if is_mp4(read_at):
+        for box in boxes_but_mdat(read_at):
+            index.add(box)
+            if index.entries > most:
+                raise OverLimit(
+                    f"its header claims {index.entries} frames, samples and fragments, more than {most}, which are "
+                    f"{ENTRIES_PER_FRAME} for each of max_frames={limits.max_frames}; encode it again, or raise "
+                    "this limit"
+                )
+    return index.has_fragment_index
+
+
+def is_mp4(read_at: Callable[[int, int], bytes]) -> bool:
+    """Whether FFmpeg may take the file for an MP4."""
+    at = 0
+    while at < PROBED_BYTES:
+        header = read_at(at, 16)
+        if len(header) < 8:
+            break
+        if header[4:8] in BOXES_OF_MP4:
+            return True
+        size, start = box_size(header, 4)
+        if size == 0:
+            break
+        at += size if size >= start else 4
+    return False
+
+
+def boxes_but_mdat(read_at: Callable[[int, int], bytes]) -> Iterator[bytes]:
+    """Boxes of the file, with their headers."""
+    at = num_bytes = 0
+    while len(header := read_at(at, 16)) >= 8:
+        size, start = box_size(header, 4)
+        if header[4:8] != b"mdat":
+            box = read_at(at, min(size or MOST_HEADER_BYTES + 1, MOST_HEADER_BYTES + 1))
+            num_bytes += len(box)
+            if num_bytes > MOST_HEADER_BYTES:
+                raise OverLimit(f"its header has more than {MOST_HEADER_BYTES} bytes; encode the video again")
+            yield box
+        if not start <= size < 2**63:  # the last one: it reaches to the end, or FFmpeg stops at it
+            break
+        at += size
+
+
+def box_size(data: bytes, name: int) -> tuple[int, int]:
+    """The size that stands before (or, where it takes 8 bytes, behind) the name of a box, and the length of both."""
+    size = number(data, name - 4)
+    return (number(data, name + 4, 8), 16) if size == 1 else (size, 8)
+
+
+def number(data: bytes, at: int, length: int = 4) -> int:
+    """Behind the end of a file FFmpeg reads zeros."""
+    return int.from_bytes(data[at : at + length].ljust(length, b"\0"), "big")
+
+
+class Index:
+    """What the boxes that were added claim."""
+
+    def __init__(self):
+        self.samples = self.edits = self.fragments = self.tracks = self.chunks = self.frames_of_chunk = 0
+        self.has_fragment_index = False
+
+    @property
+    def entries(self) -> int:
+        # Chunks and what is in one, edits and what they list: each may belong to each, as far as one can tell.
+        listed = self.samples + self.chunks * self.frames_of_chunk
+        return listed * max(1, self.edits) + 2 * self.fragments * self.tracks
+
+    def add(self, data: bytes, compressed: bool = False):
+        """Add a box with all that is in it."""
+        done = self.add_pcm(data) if data[4:8] == b"moov" else set()
+        for name, (field, weight) in COUNTS.items():
+            for start in contents(data, name):
+                if start not in done:
+                    self.samples += weight * number(data, start + field)
+        for start in contents(data, b"iinf"):
+            self.samples += number(data, start + 4, 4 if data[start : start + 1] > b"\0" else 2)
+        for start in contents(data, b"iloc"):
+            self.samples += number(data, start + 6, 4 if data[start : start + 1] > b"\1" else 2)
+        for start in contents(data, b"saiz"):
+            self.samples += 6 * number(data, start + (13 if number(data, start) & 1 else 5))
+        for start in contents(data, b"ctts"):
+            self.samples += repeated(data, start + 4) // 8  # 4 bytes for each
+        for start in contents(data, b"sbgp"):
+            if data[start + 4 : start + 8] == b"sync":
+                self.samples += repeated(data, start + (12 if data[start : start + 1] == b"\1" else 8)) // 8
+        for name in (b"stco", b"co64"):
+            for start in contents(data, name):
+                if start not in done:
+                    self.chunks = max(self.chunks, number(data, start + 4))
+        for start in contents(data, b"stsc"):
+            if start not in done:
+                self.frames_of_chunk += int(frames_of_pcm(chunk_runs(data, start)[:, 1]).max(initial=0))
+        for start in contents(data, b"elst"):
+            self.edits = max(self.edits, num_edits(data, start))
+        for start in contents(data, b"sidx"):
+            self.fragments += number(data, start + (30 if data[start : start + 1] > b"\0" else 22), 2)
+            self.has_fragment_index = True
+        for start in contents(data, b"tfra"):
+            self.fragments += number(data, start + 12)
+        self.fragments += data.count(b"moof")
+        self.tracks += data.count(b"trak")
+        for start in contents(data, b"cmvd"):
+            self.add_compressed(data, start, compressed)
+
+    def add_compressed(self, data: bytes, start: int, compressed: bool):
+        """A header that is packed by zlib, behind its unpacked size."""
+        try:
+            unpacked = zlib.decompressobj().decompress(data[start + 4 :], MOST_HEADER_BYTES + 1)
+        except zlib.error:  # FFmpeg cannot unpack it either
+            return
+        if compressed or len(unpacked) > MOST_HEADER_BYTES:
+            raise OverLimit(f"its header has more than {MOST_HEADER_BYTES} bytes, packed; encode the video again")
+        self.add(unpacked, compressed=True)
+
+    def add_pcm(self, moov: bytes) -> set[int]:
+        """Add tracks of PCM as FFmpeg lists them: by up to 1024 samples. Returns where boxes begin that are done."""
+        done = set()
+        for start, end in children(moov, box_size(moov, 4)[1], len(moov), b"trak"):
+            boxes = sample_table_of_pcm(moov, start, end)
+            if not boxes:
+                continue
+            _, chunks, runs = boxes
+            num_chunks = number(moov, chunks + 4)
+            table = chunk_runs(moov, runs)
+            lengths = np.diff(table[:, 0], append=num_chunks + 1)  # chunks of each row
+            if (lengths < 0).any():
+                continue
+            self.samples += int((lengths * frames_of_pcm(table[:, 1])).sum())
+            done.update(boxes)
+        return done
+
+
+def contents(data: bytes, name: bytes) -> Iterator[int]:
+    """Where the contents of boxes of this name begin."""
+    at = data.find(name)
+    while at >= 0:
+        # Behind a size of 8 bytes. Of `cmvd` FFmpeg does not read the size.
+        yield at + (12 if name != b"cmvd" and at >= 4 and number(data, at - 4) == 1 else 4)
+        at = data.find(name, at + 1)
+
+
+def repeated(data: bytes, at: int) -> int:
+    """The sum of the counts in a table of pairs (count, value), whose length stands before it."""
+    pairs = np.frombuffer(data[at + 4 : at + 4 + 8 * number(data, at)], dtype=np.uint8)
+    counts = pairs[: len(pairs) // 8 * 8].view(">u4")[::2]
+    return int(counts[counts < 2**31].sum(dtype=np.int64))  # FFmpeg ignores larger ones
+
+
+def chunk_runs(data: bytes, start: int) -> np.ndarray:
+    """Rows (first chunk, samples in a chunk) of `stsc`."""
+    table = np.frombuffer(data[start + 8 : start + 8 + 12 * number(data, start + 4)], dtype=np.uint8)
+    return table[: len(table) // 12 * 12].view(">u4").reshape(-1, 3)[:, :2].astype(np.int64)
+
+
+def frames_of_pcm(num_samples: np.ndarray) -> np.ndarray:
+    return -(-num_samples // PCM_FRAME)
+
+
+def num_edits(data: bytes, start: int) -> int:
+    """Parts of a track that `elst` lists, without empty ones."""
+    name = start - 12 if data[start - 12 : start - 8] == b"elst" else start - 4
+    size, _ = box_size(data, name)
+    length = 20 if data[start : start + 1] == b"\1" else 12
+    end = len(data) if size == 0 else min(len(data), name - 4 + size)
+    times = range(start + 8 + length // 3, end - length + length // 3 + 1, length)
+    empty = b"\xff" * 4 if length == 12 else b"\xff" * 8
+    return sum(data[at : at + len(empty)] != empty for at in times)
+
+
+def children(data: bytes, at: int, end: int, name: bytes) -> Iterator[tuple[int, int]]:
+    """Contents, from and to, of boxes of this name; none where boxes do not end with what they are in."""
+    found = []
+    while at + 8 <= end:
+        size, start = box_size(data, at + 4)
+        if size < start or at + size > end:
+            return
+        if data[at + 4 : at + 8] == name:
+            found.append((at + start, at + size))
+        at += size
+    yield from found
+
+
+def sample_table_of_pcm(data: bytes, start: int, end: int) -> tuple[int, int, int] | None:
+    """Where `stsz`, `stco` (or `co64`) and `stsc` of a track begin, if nothing but sound of which each sample takes
+    one unit of time can be read from it."""
+    track = data[start:end]
+    handlers = [track[at + 8 : at + 12] for at in contents(track, b"hdlr")]
+    if set(handlers) - {b"soun", *HANDLERS_BESIDE_SOUND} or any(
+        len(list(contents(track, name))) != 1 for name in (b"stts", b"stsz", b"stsc")
+    ):
+        return None
+    path = [(start, end)]
+    for name in (b"mdia", b"minf", b"stbl"):
+        path = [child for parent in path for child in children(data, *parent, name)]
+        if len(path) != 1:
+            return None
+        if name == b"mdia" and [data[at + 8 : at + 12] for at, _ in children(data, *path[0], b"hdlr")] != [b"soun"]:
+            return None
+    tables = [
+        [child for name in names for child in children(data, *path[0], name)]
+        for names in ((b"stts",), (b"stsz",), (b"stco", b"co64"), (b"stsc",))
+    ]
+    if any(len(boxes) != 1 for boxes in tables):
+        return None
+    times, sizes, chunks, runs = (boxes[0][0] for boxes in tables)
+    is_pcm = number(data, times + 4) == 1 and number(data, times + 12) == 1
+    return (sizes, chunks, runs) if is_pcm else None

@@ -1,0 +1,93 @@
+"""Open a file with FFmpeg and give out the packets of its video stream, within limits."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import av
+from av.stream import Disposition
+
+from .errors import Unreadable
+from .guarded_file import GuardedFile
+from .limits import ReadingLimits
+from .packet_units import check_units_of_packet
+
+
+MOST_THREADS = 16  # of a decoder, as FFmpeg has it
+PROBED_BYTES = 5_000_000  # how much FFmpeg may decode to find out what is in a file; its default
+
+
+@dataclass(frozen=True)
+class OpenVideo:
+    """The video stream of a file that FFmpeg has open."""
+
+    file: GuardedFile
+    limits: ReadingLimits
+    container: av.container.InputContainer
+    stream: av.VideoStream
+
+    def packets(self) -> Iterator[av.Packet]:
+        """The packets from where the file stands, each checked: while it is decoded it cannot be interrupted."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except IndexError:  # behind the last packet, PyAV may trip over streams that appeared on the way
+                return
+            self.file.check()
+            if packet is None:
+                return
+            check_units_of_packet(packet, self.limits)
+            yield packet
+
+
+@contextmanager
+def open_video(file: GuardedFile, limits: ReadingLimits) -> Iterator[OpenVideo]:
+    """Open the video stream of a file, ready to be decoded.
+
+    Raises:
+        Unreadable: it has none, or its frames are over the limits.
+    """
+    with open_container(file, limits) as container:
+        stream = video_stream(container)
+        context = stream.codec_context
+        limits.check_pixels(context.height, context.width)
+        context.options = {"max_pixels": str(limits.max_frame_pixels)}
+        stream.thread_type = "AUTO"
+        # Twice as many as processors, because packets that are skipped take a thread's turn too.
+        context.thread_count = min(2 * (os.cpu_count() or 1), MOST_THREADS)
+        yield OpenVideo(file, limits, container, stream)
+
+
+def open_container(
+    file: GuardedFile, limits: ReadingLimits, seconds: float | None = None, **options: str
+) -> av.container.InputContainer:
+    """Open a file. FFmpeg may look at packets for this many `seconds`: with 0 it reads the header only."""
+    file.seek(0)
+    file.check()
+    left = file.deadline.seconds_left()
+    return av.open(
+        file,
+        options={
+            # Playlists may not open other files or addresses: no protocol is called "none".
+            "protocol_whitelist": "none",
+            "max_pixels": str(limits.max_frame_pixels),
+            "probesize": str(PROBED_BYTES),
+            **options,
+        },
+        metadata_errors="ignore",
+        timeout=(left if seconds is None else seconds, left),
+    )
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """The stream to read: FFmpeg's choice, except for the cover of a song."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        raise Unreadable("it has no video stream")
+    best = container.streams.best("video")
+    stream = best if best in streams else streams[0]
+    if stream.codec_context is None:
+        raise Unreadable("this build of PyAV has no decoder for its video stream")
+    return stream
