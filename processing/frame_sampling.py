@@ -7,6 +7,9 @@ Sources: `load_video` in playground/demo/video_demo.py of LLaVA-NeXT for the rul
 import numpy as np
 
 
+SAMPLING_RULES = ("uniform", "uniform_repeated", "fps_capped", "legacy")
+
+
 def uniform_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:
     """`num_frames` indices spread evenly from the first to the last frame, both included, rounded down.
 

@@ -20,11 +20,13 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
+from ..modeling.configuration_llava_next_video import MAX_TILES
 from ..modeling.own_code import forget_exported_code
 from ..reading.pictures import is_own_scale, read_picture, rgb_values
 from ..reading.video_sources import LimitsMixin, is_video_source
+from .checked_settings import CheckedSettingsMixin
 from .exact_pixels import ExactPixelsMixin
-from .pixel_bounds import MOST_TILES, check_on_the_way, check_settings, largest_sides
+from .pixel_bounds import check_on_the_way, largest_sides
 
 
 class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
@@ -37,7 +39,7 @@ class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
     image_aspect_ratio: str
 
 
-class LlavaNextVideoImageProcessor(LimitsMixin, ExactPixelsMixin, TorchvisionBackend):
+class LlavaNextVideoImageProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixelsMixin, TorchvisionBackend):
     """Turns images into `pixel_values` (images, tiles, 3, height, width), float32, and `image_sizes` (images, 2).
 
     With `image_aspect_ratio="anyres"` (or `"anyres_max_N"`) the first tile is an overview of the whole image, and the
@@ -106,11 +108,6 @@ class LlavaNextVideoImageProcessor(LimitsMixin, ExactPixelsMixin, TorchvisionBac
         image = rgb_values(image, self.limits, own_scale, input_data_format)
         self.check_exact(image, own_scale)
         return image.contiguous().to(device)
-
-    def _standardize_kwargs(self, **kwargs) -> dict:
-        settings = super()._standardize_kwargs(**kwargs)
-        check_settings(self.limits, settings)
-        return settings
 
     def _preprocess(
         self,
@@ -191,10 +188,10 @@ class LlavaNextVideoImageProcessor(LimitsMixin, ExactPixelsMixin, TorchvisionBac
                 f"which is over max_frame_pixels={self.limits.max_frame_pixels}. The checkpoint's image_grid_pinpoints "
                 "are damaged; or raise this limit of the image processor (`limits`)."
             )
-        if (target_height // tile_side) * (target_width // tile_side) > MOST_TILES:
+        if (target_height // tile_side) * (target_width // tile_side) > MAX_TILES:
             raise ValueError(
                 f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
-                f"cut into tiles of {tile_side}x{tile_side}, which are more than {MOST_TILES}. Correct "
+                f"cut into tiles of {tile_side}x{tile_side}, which are more than {MAX_TILES}. Correct "
                 "crop_size or image_grid_pinpoints, which are damaged."
             )
         height, width = get_patch_output_size(image, (target_height, target_width), ChannelDimension.FIRST)

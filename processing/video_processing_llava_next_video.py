@@ -28,8 +28,10 @@ from ..modeling.own_code import forget_exported_code
 from ..reading.pictures import head_of, is_base64_picture, is_own_scale, is_picture, largest_of, rgb_frames, rgb_video
 from ..reading.video_reading import read_video
 from ..reading.video_sources import LimitsMixin, ReadingLimits, is_video_source
+from .checked_settings import CheckedSettingsMixin, check_pixel_settings
 from .exact_pixels import ExactPixelsMixin
 from .frame_sampling import (
+    SAMPLING_RULES,
     fps_capped_indices,
     fps_indices,
     fps_indices_by_time,
@@ -40,12 +42,11 @@ from .frame_sampling import (
     uniform_repeated_indices,
     whole_step,
 )
-from .pixel_bounds import check_on_the_way, check_prepared, check_settings, largest_sides, pieces
+from .pixel_bounds import check_on_the_way, check_prepared, largest_sides, pieces
 
 
 # Each is decoded in as many threads as there are processors, and holds the frames it needs for that.
 MOST_VIDEOS_TOGETHER = 8
-SAMPLING_RULES = ("uniform", "uniform_repeated", "fps_capped", "legacy")
 
 
 @dataclass
@@ -74,7 +75,7 @@ class LlavaNextVideoVideoProcessorKwargs(VideosKwargs, total=False):
     time_instruction: bool
 
 
-class LlavaNextVideoVideoProcessor(LimitsMixin, ExactPixelsMixin, BaseVideoProcessor):
+class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixelsMixin, BaseVideoProcessor):
     """Turns videos into `pixel_values_videos`: (videos, frames, 3, height, width), float32, or a list of
     (frames, 3, height, width) when the videos differ in their number of frames.
 
@@ -116,24 +117,18 @@ class LlavaNextVideoVideoProcessor(LimitsMixin, ExactPixelsMixin, BaseVideoProce
         super().__init__(**kwargs)
 
     def preprocess(self, videos, **kwargs) -> BatchFeature:
+        check_pixel_settings(kwargs)
         num_frames, fps = kwargs.get("num_frames"), kwargs.get("fps")
-        frame_sampling = kwargs.get("frame_sampling", self.frame_sampling)
+        frame_sampling = kwargs.get("frame_sampling") or self.frame_sampling
         both = num_frames is not None and fps is not None
         if both and frame_sampling != "fps_capped":
             raise ValueError(
                 f"The video processor got num_frames={num_frames} and fps={fps}; both choose the frames, pass one."
             )
-        for name, value in (("num_frames", num_frames), ("fps", fps)):
-            if value is not None and not value > 0:  # NaN is not either
-                raise ValueError(f"The video processor got {name}={value}; it has to be greater than 0.")
-        if frame_sampling not in SAMPLING_RULES:
-            raise ValueError(
-                f"The video processor got frame_sampling={frame_sampling!r}; it has to be one of {SAMPLING_RULES}."
-            )
         asked_for = num_frames is not None or fps is not None
         if not asked_for:
             num_frames, fps = self.num_frames, self.fps
-        check_settings(self.limits, {"num_frames": num_frames, "fps": fps})
+        check_pixel_settings({"num_frames": num_frames, "fps": fps, "frame_sampling": frame_sampling})
         sample_files = kwargs.pop("do_sample_frames", None)
         sample_arrays = sample_files
         if sample_files is None:
@@ -220,11 +215,6 @@ class LlavaNextVideoVideoProcessor(LimitsMixin, ExactPixelsMixin, BaseVideoProce
         return time_instruction(
             metadata.frames_indices, metadata.total_num_frames, metadata.fps, one_per_second=one_per_second
         )
-
-    def _standardize_kwargs(self, **kwargs) -> dict:
-        settings = super()._standardize_kwargs(**kwargs)
-        check_settings(self.limits, settings)
-        return settings
 
     def _preprocess(
         self,

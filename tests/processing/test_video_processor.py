@@ -8,7 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoLimitError, VideoReadError
+from llava_next_video import (
+    LlavaNextVideoImageProcessor,
+    LlavaNextVideoVideoProcessor,
+    ReadingLimits,
+    VideoLimitError,
+    VideoReadError,
+)
 from tests.tiny import random_frames, write_video
 
 
@@ -70,6 +76,21 @@ def test_limits_hold_for_every_call_and_are_not_of_the_checkpoint(processor, cli
     assert "limits" not in settings
     (tmp_path / "video_preprocessor_config.json").write_text(json.dumps({**settings, "limits": {"max_frames": 1}}))
     assert LlavaNextVideoVideoProcessor.from_pretrained(tmp_path).limits == ReadingLimits()
+
+
+@pytest.mark.parametrize("processor_class", [LlavaNextVideoVideoProcessor, LlavaNextVideoImageProcessor])
+@pytest.mark.parametrize(("name", "value"), [("device", "meta"), ("device", "cuda:9"), ("resize", 5), ("backend", "x")])
+def test_a_checkpoint_decides_neither_the_device_nor_a_method(processor_class, tmp_path, name, value):
+    """Pixels had no values, or the first call ended in RuntimeError, TypeError, AttributeError."""
+    made = processor_class(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    made.save_pretrained(tmp_path)
+    [file] = tmp_path.glob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    processor = processor_class.from_pretrained(tmp_path)
+    expected = next(iter(made(random_frames(1)[0]).values()))
+    assert torch.equal(next(iter(processor(random_frames(1)[0]).values()))[0], expected[0])
+    assert processor_class.from_pretrained(tmp_path, device="cpu").device == "cpu"
+    assert "device" not in processor_class(device="cpu").to_dict()
 
 
 def test_limits_hold_for_pictures_that_are_frames(processor, tmp_path):
@@ -166,11 +187,11 @@ def test_batch_may_mix_files_arrays_and_lengths(processor, clip):
         (np.zeros((4, 4)), {}, TypeError, r"A video cannot be made of ndarray\[4, 4\]"),
         (np.zeros((0, 4, 4, 3)), {}, ValueError, r"a video of shape \[0, 4, 4, 3\], which has no frames"),
         (np.zeros((1, 0, 4, 3)), {}, ValueError, r"a video of shape \[1, 0, 4, 3\], which has no frames or no pixels"),
-        (random_frames(4), {"num_frames": 0}, ValueError, "got num_frames=0; it has to be greater than 0"),
-        (random_frames(4), {"fps": float("nan")}, ValueError, "got fps=nan; it has to be greater than 0"),
-        (random_frames(4), {"frame_sampling": "other"}, ValueError, "got frame_sampling='other'; it has to be one of"),
+        (random_frames(4), {"num_frames": 0}, ValueError, "num_frames is 0; it has to be a whole number from 1"),
+        (random_frames(4), {"fps": float("nan")}, ValueError, "fps is nan; it has to be a number greater than 0"),
+        (random_frames(4), {"frame_sampling": "other"}, ValueError, "frame_sampling is 'other'; it has to be one of"),
         (["broken.png"], {}, VideoReadError, "'broken.png': there is no such file"),
-        (random_frames(4), {"fps": -1}, ValueError, "got fps=-1; it has to be greater than 0"),
+        (random_frames(4), {"fps": -1}, ValueError, "fps is -1; it has to be a number greater than 0"),
         (random_frames(4), {"fps": 1, "num_frames": 2}, ValueError, "num_frames=2 and fps=1; both choose the frames"),
         (random_frames(4), {"fps": 1}, ValueError, "by time, but the frame rate of the video is not known"),
         (random_frames(4), {"video_metadata": [{}, {}]}, ValueError, "1 videos and video_metadata of 2"),
