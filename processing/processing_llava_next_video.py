@@ -1,6 +1,9 @@
 """The processor of LLaVA-NeXT-Video: prompts with videos and images become token ids and pixel values, and every
 `<video>` and `<image>` in a prompt becomes as many placeholders as the model makes tokens of that video or image."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
@@ -39,6 +42,7 @@ MODEL_ARGUMENTS = (
     "tp_plan",
     "use_safetensors",
 )
+MAX_REASON_LENGTH = 1000  # characters of what a chat template says in an error
 # What the pictures, videos and texts of a chat are called in a call; they come from its messages.
 FROM_MESSAGES = ("images", "videos", "audio", "text")
 
@@ -267,23 +271,29 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             )
         conversations, is_batch = checked_conversations(conversation, need_sources=tokenize)
         conversations = [with_media(messages, Sealed, Sealed) for messages in conversations]
+        apply = partial(
+            super().apply_chat_template,
+            conversations if is_batch else conversations[0],
+            chat_template,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            processor_kwargs=processor_kwargs,
+            **kwargs,
+        )
         try:
-            return super().apply_chat_template(
-                conversations if is_batch else conversations[0],
-                chat_template,
-                tools=tools,
-                documents=documents,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                return_assistant_tokens_mask=return_assistant_tokens_mask,
-                tokenize=tokenize,
-                processor_kwargs=processor_kwargs,
-                **kwargs,
-            )
-        except TemplateError as error:
+            return apply(tokenize=tokenize)
+        except ValueError:
+            raise
+        except Exception as error:
+            if tokenize and not template_fails(apply):
+                raise  # what failed is the preparation of pixels and tokens
+            reason = f"{'' if isinstance(error, TemplateError) else type(error).__name__ + ' '}{error}"
             raise ValueError(
-                f"The chat template cannot write this chat: {str(error).rstrip('.')}. Send messages in the roles and "
-                "the order that the checkpoint was trained with."
+                f"The chat template cannot write this chat: {reason[:MAX_REASON_LENGTH].rstrip(' .')}. Send messages "
+                "in the roles and the order that the checkpoint was trained with; or the template is damaged."
             ) from error
 
     def get_text_with_replacements(
@@ -415,6 +425,15 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             side = processed_side(self.video_processor, overrides["videos_kwargs"])
             counts["num_video_tokens"] = [self.count_video_tokens(size[0], side) for size in video_sizes]
         return MultiModalData(**counts)
+
+
+def template_fails(apply: Callable) -> bool:
+    """Whether a chat cannot even be written as text. A template is a program of strangers, and fails in any way."""
+    try:
+        apply(tokenize=False)
+    except Exception:
+        return True
+    return False
 
 
 def setting(processor, name: str, overrides: dict | None):

@@ -169,6 +169,13 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
             **{**kwargs, "input_data_format": ChannelDimension.FIRST},
         )
 
+    def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
+        """Read a video, given as whatever the processor reads, within the limits: frames (frames, height, width, 3),
+        uint8, and their metadata. Of a list of videos: all their frames, and all their metadata."""
+        if isinstance(video_url_or_urls, list | tuple):
+            return list(zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]))
+        return read_video(video_url_or_urls, sample_indices_fn, self.limits)
+
     def sample_frames(
         self,
         metadata: VideoMetadata,

@@ -78,6 +78,20 @@ def test_limits_hold_for_every_call_and_are_not_of_the_checkpoint(processor, cli
     assert LlavaNextVideoVideoProcessor.from_pretrained(tmp_path).limits == ReadingLimits()
 
 
+def test_videos_are_fetched_within_the_limits(processor, clip):
+    """transformers' own `fetch_videos` reads any address, and needs torchcodec."""
+    frames, metadata = processor.fetch_videos(str(clip), lambda metadata: [0, 99])
+    assert (len(frames), frames.shape[-1], frames.dtype) == (2, 3, np.uint8)
+    assert list(metadata.frames_indices) == [0, 99]
+    both, of_both = processor.fetch_videos([clip, clip.read_bytes()])
+    assert [len(frames) for frames in both] == [len(metadata.frames_indices) for metadata in of_both] == [100, 100]
+    with pytest.raises(VideoReadError, match=r"127\.0\.0\.1, which is not a public address"):
+        processor.fetch_videos("http://127.0.0.1:9/clip.mp4")
+    processor.limits = ReadingLimits(max_frames=99)
+    with pytest.raises(VideoLimitError, match="max_frames=99"):
+        processor.fetch_videos([str(clip)])
+
+
 @pytest.mark.parametrize("processor_class", [LlavaNextVideoVideoProcessor, LlavaNextVideoImageProcessor])
 @pytest.mark.parametrize(("name", "value"), [("device", "meta"), ("device", "cuda:9"), ("resize", 5), ("backend", "x")])
 def test_a_checkpoint_decides_neither_the_device_nor_a_method(processor_class, tmp_path, name, value):
