@@ -26,7 +26,7 @@ from ..reading.pictures import is_own_scale, read_picture, rgb_values
 from ..reading.video_sources import LimitsMixin, is_video_source
 from .checked_settings import CheckedSettingsMixin
 from .exact_pixels import ExactPixelsMixin
-from .pixel_bounds import check_on_the_way, largest_sides
+from .pixel_bounds import check_on_the_way, check_preparation, memory_errors
 
 
 class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
@@ -109,67 +109,64 @@ class LlavaNextVideoImageProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
         self.check_exact(image, own_scale)
         return image.contiguous().to(device)
 
-    def _preprocess(
-        self,
-        images: list[torch.Tensor],
-        do_resize: bool,
-        size: SizeDict,
-        resample,
-        do_center_crop: bool,
-        crop_size: SizeDict,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean,
-        image_std,
-        do_pad: bool,
-        image_grid_pinpoints: list[list[int]],
-        image_aspect_ratio: str,
-        disable_grouping: bool | None,
-        return_tensors,
-        **kwargs,
-    ) -> BatchFeature:
-        if image_aspect_ratio.startswith("anyres"):
-            overview_size = SizeDict(height=size.height or size.shortest_edge, width=size.width or size.shortest_edge)
-            tile_side = crop_size.height if do_center_crop else overview_size.height
-            tiles_of_images = [
-                [
-                    self.resize(image, overview_size, resample=resample),
-                    *self.cut_tiles(image, image_grid_pinpoints, tile_side, resample),
-                ]
-                for image in images
-            ]
-        elif image_aspect_ratio == "pad":
-            for image in images:
-                check_on_the_way(*[max(image.shape[-2:])] * 2, tuple(image.shape[-2:]), self.limits)
-            tiles_of_images = [[pad_to_square(image, image_mean)] for image in images]
-        else:
-            for image in images:
-                if do_resize:
-                    sides = tuple(image.shape[-2:])
-                    check_on_the_way(*largest_sides(*sides, size), sides, self.limits)
-            tiles_of_images = [[image] for image in images]
+    def preprocess(self, images, *args, **kwargs) -> BatchFeature:
+        """Read and prepare pictures.
 
+        Raises:
+            VideoReadError: one cannot be read, or memory runs out; `VideoLimitError`, it would cost more than the
+                limits allow.
+            ValueError, TypeError: one is no picture, or a setting is impossible.
+        """
+        with memory_errors("given to the image processor"):
+            return super().preprocess(images, *args, **kwargs)
+
+    def _preprocess(
+        self, images: list[torch.Tensor], do_pad: bool, disable_grouping: bool | None, return_tensors, **settings
+    ) -> BatchFeature:
+        tiles_of_images = [self.tiles_of(image, **settings) for image in images]
+        for tiles in tiles_of_images:
+            for height, width in {tuple(tile.shape[-2:]) for tile in tiles}:
+                check_preparation(len(tiles), (height, width), self.limits, **settings)
         grouped, positions = group_images_by_shape(
             [tile for tiles in tiles_of_images for tile in tiles], disable_grouping=disable_grouping
         )
         for shape, tiles in grouped.items():  # (tiles of this shape, 3, h, w)
-            if do_resize:
-                tiles = self.resize(tiles, size, resample=resample)
-            if do_center_crop:
-                tiles = self.center_crop(tiles, crop_size)
-            grouped[shape] = self.rescale_and_normalize(
-                tiles, do_rescale, rescale_factor, do_normalize, tuple(image_mean), tuple(image_std)
-            )
+            grouped[shape] = self.prepare_pixels(tiles, **settings)  # (tiles of this shape, 3, height, width)
         num_tiles = [len(tiles) for tiles in tiles_of_images]
-        pixel_values = list(torch.stack(reorder_images(grouped, positions)).split(num_tiles))
+        all_tiles = torch.stack(reorder_images(grouped, positions))  # (tiles of all images, 3, height, width)
+        pixel_values = list(all_tiles.split(num_tiles))  # (tiles, 3, height, width) of each image
         if do_pad:
             pixel_values = [
-                torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, 0, 0, max(num_tiles) - len(tiles)))
+                torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, 0, 0, max(num_tiles) - len(tiles)))  # (most tiles, ...)
                 for tiles in pixel_values
             ]
         image_sizes = [tuple(image.shape[-2:]) for image in images]
         return BatchFeature({"pixel_values": pixel_values, "image_sizes": image_sizes}, tensor_type=return_tensors)
+
+    def tiles_of(
+        self,
+        image: torch.Tensor,
+        size: SizeDict,
+        resample,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        image_mean,
+        image_grid_pinpoints: list[list[int]],
+        image_aspect_ratio: str,
+        **kwargs,
+    ) -> list[torch.Tensor]:
+        """The tiles (3, h, w) of an image (3, h, w), before they have their final size: an overview and what it is cut
+        into, or the image itself, padded or not."""
+        if image_aspect_ratio.startswith("anyres"):
+            overview_size = SizeDict(height=size.height or size.shortest_edge, width=size.width or size.shortest_edge)
+            tile_side = crop_size.height if do_center_crop else overview_size.height
+            overview = self.resize(image, overview_size, resample=resample)  # (3, overview height, overview width)
+            return [overview, *self.cut_tiles(image, image_grid_pinpoints, tile_side, resample)]
+        if image_aspect_ratio == "pad":
+            height, width = image.shape[-2:]
+            check_on_the_way(max(height, width), max(height, width), (height, width), self.limits)
+            return [pad_to_square(image, image_mean)]  # (3, side, side)
+        return [image]
 
     def cut_tiles(
         self, image: torch.Tensor, grid_pinpoints: list[list[int]], tile_side: int, resample

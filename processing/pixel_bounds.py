@@ -1,19 +1,22 @@
 """What preparing pixels may cost, decided by arithmetic before memory is taken.
 
 A picture on its way, resized by its shorter side or padded to a square, may have `ENLARGEMENT` times
-`max_frame_pixels`; what is returned for a video may have `max_result_bytes` as 8-bit pixels.
+`max_frame_pixels`; what is returned for one video or picture may have `max_result_bytes`.
 """
 
 import math
+from contextlib import contextmanager
 
 import torch
 from transformers.image_utils import SizeDict
 
-from ..reading.video_sources import ReadingLimits, VideoLimitError
+from ..reading.video_sources import ReadingLimits, VideoLimitError, VideoReadError
 from .exact_pixels import resized_sides
 
 
 ENLARGEMENT = 4
+BYTES_OF_A_PIXEL = 3 * 4  # red, green and blue in float32
+MAX_REASON_LENGTH = 1000  # characters of an error of torch in ours
 
 
 def check_on_the_way(height: int, width: int, original: tuple[int, int], limits: ReadingLimits):
@@ -45,19 +48,35 @@ def largest_sides(height: int, width: int, size: SizeDict) -> tuple[int, int]:
     return resized_sides(height, width, size)
 
 
-def check_prepared(num_frames: int, height: int, width: int, limits: ReadingLimits):
-    """Check the size of a video that is returned.
+def check_preparation(
+    num_pictures: int,
+    original: tuple[int, int],
+    limits: ReadingLimits,
+    do_resize: bool,
+    size: SizeDict,
+    do_center_crop: bool,
+    crop_size: SizeDict,
+    **kwargs,
+) -> tuple[int, int]:
+    """Check what preparing pictures of the size `original` takes, with these settings of a processor.
+
+    Returns:
+        Height and width that they are resized to, at most.
 
     Raises:
-        VideoLimitError: its pixels as bytes are over `max_result_bytes`.
+        VideoLimitError: one is too large on the way, or the result is larger than `max_result_bytes`.
     """
-    num_bytes = num_frames * height * width * 3
+    resized = largest_sides(*original, size) if do_resize else original
+    check_on_the_way(*resized, original, limits)
+    height, width = (crop_size.height, crop_size.width) if do_center_crop else resized
+    num_bytes = num_pictures * height * width * BYTES_OF_A_PIXEL
     if num_bytes > limits.max_result_bytes:
         raise VideoLimitError(
-            describe_sizes(num_frames, height, width),
+            describe_sizes(num_pictures, height, width),
             f"the pixels prepared of it are {num_bytes} bytes, more than "
-            f"max_result_bytes={limits.max_result_bytes}; choose fewer frames, or raise this limit",
+            f"max_result_bytes={limits.max_result_bytes}; choose fewer frames or a smaller size, or raise this limit",
         )
+    return resized
 
 
 def pieces(frames: torch.Tensor, resized: tuple[int, int], limits: ReadingLimits) -> tuple[torch.Tensor, ...]:
@@ -65,3 +84,19 @@ def pieces(frames: torch.Tensor, resized: tuple[int, int], limits: ReadingLimits
     resized, but at least one."""
     pixels = max(math.prod(frames.shape[-2:]), math.prod(resized))
     return frames.split(max(1, limits.max_frame_pixels // pixels))
+
+
+@contextmanager
+def memory_errors(name: str):
+    """When memory runs out inside, raise a `VideoReadError`; `name` says in it which videos took so much."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has no class of its own for the memory of the CPU.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise VideoReadError(
+            name,
+            f"there is not enough memory for its pixels ({str(error)[:MAX_REASON_LENGTH] or 'MemoryError'}); pass "
+            "fewer videos or pictures at a time, choose fewer frames (num_frames) or a smaller size",
+        ) from error

@@ -18,7 +18,6 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
     ChannelDimension,
     PILImageResampling,
-    SizeDict,
 )
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -42,7 +41,7 @@ from .frame_sampling import (
     uniform_repeated_indices,
     whole_step,
 )
-from .pixel_bounds import check_on_the_way, check_prepared, largest_sides, pieces
+from .pixel_bounds import check_preparation, memory_errors, pieces
 
 
 # Each is decoded in as many threads as there are processors, and holds the frames it needs for that.
@@ -117,9 +116,52 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
         super().__init__(**kwargs)
 
     def preprocess(self, videos, **kwargs) -> BatchFeature:
+        """Read and prepare videos.
+
+        Raises:
+            VideoReadError: one cannot be read, or memory runs out; `VideoLimitError`, it would cost more than the
+                limits allow.
+            ValueError, TypeError: one is no video, or a setting is impossible.
+        """
         check_pixel_settings(kwargs)
-        num_frames, fps = kwargs.get("num_frames"), kwargs.get("fps")
-        frame_sampling = kwargs.get("frame_sampling") or self.frame_sampling
+        choose_from_files, choose_from_arrays = self.frame_choosers(
+            kwargs.get("num_frames"),
+            kwargs.get("fps"),
+            kwargs.get("frame_sampling"),
+            kwargs.pop("do_sample_frames", None),
+        )
+        videos = as_list_of_videos(videos)
+        metadata = as_list_of_metadata(kwargs.pop("video_metadata", None)) or [None] * len(videos)
+        if len(metadata) != len(videos):
+            raise ValueError(
+                f"The video processor got {len(videos)} videos and video_metadata of {len(metadata)}; pass one each."
+            )
+        own_scale = is_own_scale(*(kwargs.get(name, getattr(self, name)) for name in ("do_rescale", "rescale_factor")))
+        layout = kwargs.get("input_data_format")
+
+        def frames_of(video, known) -> tuple[np.ndarray | torch.Tensor, VideoMetadata]:
+            if is_video_source(video):
+                frames, described = read_video(video, choose_from_files, self.limits)
+                return rgb_video(frames, self.limits), described
+            frames, described = sample_array(video, known, choose_from_arrays, self.limits, own_scale, layout)
+            self.check_exact(frames, own_scale)
+            return frames, described
+
+        with memory_errors("given to the video processor"):
+            frames_and_metadata = in_parallel(frames_of, videos, metadata)
+            return super().preprocess(
+                [frames for frames, _ in frames_and_metadata],
+                video_metadata=[described for _, described in frames_and_metadata],
+                do_sample_frames=False,
+                **{**kwargs, "input_data_format": ChannelDimension.FIRST},
+            )
+
+    def frame_choosers(
+        self, num_frames: int | None, fps: float | None, frame_sampling: str | None, do_sample_frames: bool | None
+    ) -> tuple[Callable | None, Callable | None]:
+        """The functions that choose frames of files and of arrays from their metadata, where a call has these
+        arguments; `None` is for every frame."""
+        frame_sampling = frame_sampling or self.frame_sampling
         both = num_frames is not None and fps is not None
         if both and frame_sampling != "fps_capped":
             raise ValueError(
@@ -128,46 +170,15 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
         asked_for = num_frames is not None or fps is not None
         if not asked_for:
             num_frames, fps = self.num_frames, self.fps
-        check_pixel_settings({"num_frames": num_frames, "fps": fps, "frame_sampling": frame_sampling})
-        sample_files = kwargs.pop("do_sample_frames", None)
-        sample_arrays = sample_files
-        if sample_files is None:
-            sample_files = True
-            sample_arrays = self.do_sample_frames or asked_for
-        choose = partial(
-            self.sample_frames,
-            num_frames=num_frames if fps is None or both else None,
-            fps=fps,
-            frame_sampling=frame_sampling,
-        )
-
-        videos = as_list_of_videos(videos)
-        metadata = as_list_of_metadata(kwargs.pop("video_metadata", None)) or [None] * len(videos)
-        if len(metadata) != len(videos):
-            raise ValueError(
-                f"The video processor got {len(videos)} videos and video_metadata of {len(metadata)}; pass one each."
-            )
-
-        own_scale = is_own_scale(*(kwargs.get(name, getattr(self, name)) for name in ("do_rescale", "rescale_factor")))
-        layout = kwargs.get("input_data_format")
-
-        def frames_of(video, known) -> tuple[np.ndarray | torch.Tensor, VideoMetadata]:
-            if is_video_source(video):
-                frames, described = read_video(video, choose if sample_files else None, self.limits)
-                return rgb_video(frames, self.limits), described
-            frames, described = sample_array(
-                video, known, choose if sample_arrays else None, self.limits, own_scale, layout
-            )
-            self.check_exact(frames, own_scale)
-            return frames, described
-
-        frames_and_metadata = in_parallel(frames_of, videos, metadata)
-        return super().preprocess(
-            [frames for frames, _ in frames_and_metadata],
-            video_metadata=[described for _, described in frames_and_metadata],
-            do_sample_frames=False,
-            **{**kwargs, "input_data_format": ChannelDimension.FIRST},
-        )
+        settings = {
+            "num_frames": num_frames if fps is None or both else None,
+            "fps": fps,
+            "frame_sampling": frame_sampling,
+        }
+        check_pixel_settings(settings)  # attributes may have been set since the processor was made
+        choose = partial(self.sample_frames, **settings)
+        sample_arrays = self.do_sample_frames or asked_for if do_sample_frames is None else do_sample_frames
+        return None if do_sample_frames is False else choose, choose if sample_arrays else None
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
         """Read a video, given as whatever the processor reads, within the limits: frames (frames, height, width, 3),
@@ -223,46 +234,27 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
             metadata.frames_indices, metadata.total_num_frames, metadata.fps, one_per_second=one_per_second
         )
 
-    def _preprocess(
-        self,
-        videos: list[torch.Tensor],
-        do_resize: bool,
-        size: SizeDict,
-        resample,
-        do_center_crop: bool,
-        crop_size: SizeDict,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean,
-        image_std,
-        return_tensors=None,
-        **kwargs,
-    ) -> BatchFeature:
+    def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **settings) -> BatchFeature:
         # One video after another: videos are rarely alike, and stacking them would copy every full-size frame.
-        processed = []
-        for frames in videos:  # (frames, 3, height, width)
-            sides = tuple(frames.shape[-2:])
-            resized = largest_sides(*sides, size) if do_resize else sides
-            check_on_the_way(*resized, sides, self.limits)
-            height, width = (crop_size.height, crop_size.width) if do_center_crop else resized
-            check_prepared(len(frames), height, width, self.limits)
-            prepared = []
-            for piece in pieces(frames, resized, self.limits):
-                if do_resize:
-                    piece = self.resize(piece, size, resample=resample)
-                if do_center_crop:
-                    piece = self.center_crop(piece, crop_size)
-                # Rows of a channel lie together from here on, as the tower wants them; as bytes that is a small copy.
-                piece = piece.contiguous()
-                prepared.append(
-                    self.rescale_and_normalize(piece, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
-                )
-            processed.append(prepared[0] if len(prepared) == 1 else torch.cat(prepared))
+        processed = [self.prepare_frames(frames, settings) for frames in videos]
         if len(processed) == 1 and return_tensors is not None:
             return BatchFeature({"pixel_values_videos": processed[0][None]}, tensor_type=return_tensors)
         ragged = len({len(video) for video in processed}) > 1
         return BatchFeature({"pixel_values_videos": processed}, tensor_type=None if ragged else return_tensors)
+
+    def prepare_frames(self, frames: torch.Tensor, settings: dict) -> torch.Tensor:
+        """Frames (frames, 3, h, w) as the model takes them: (frames, 3, height, width), float32."""
+        resized = check_preparation(len(frames), tuple(frames.shape[-2:]), self.limits, **settings)
+        prepared, done = None, 0
+        for piece in pieces(frames, resized, self.limits):
+            piece = self.prepare_pixels(piece, **settings)  # (frames of the piece, 3, height, width)
+            if len(piece) == len(frames):
+                return piece
+            if prepared is None:
+                prepared = piece.new_empty((len(frames), *piece.shape[1:]))  # (frames, 3, height, width)
+            prepared[done : done + len(piece)] = piece
+            done += len(piece)
+        return prepared
 
 
 def in_parallel(function: Callable, *arguments: Sequence) -> list:

@@ -10,8 +10,9 @@ from llava_next_video import (
     LlavaNextVideoVideoProcessor,
     ReadingLimits,
     VideoLimitError,
+    VideoReadError,
 )
-from llava_next_video.processing.pixel_bounds import largest_sides
+from llava_next_video.processing.pixel_bounds import check_preparation, largest_sides
 from tests.tiny import make_model, make_processor, random_frames, write_video
 
 
@@ -54,12 +55,59 @@ def test_squares_of_long_pictures_are_refused_before_they_are_padded():
 
 def test_result_of_a_video_is_bounded_before_it_is_prepared():
     video = videos()
-    video.limits = ReadingLimits(max_result_bytes=10 * SIDE * SIDE * 3)
+    video.limits = ReadingLimits(max_result_bytes=10 * SIDE * SIDE * 3 * 4)
     assert len(video(np.zeros((10, 4, 4, 3), np.uint8), return_tensors="pt")["pixel_values_videos"][0]) == 10
     with pytest.raises(
-        VideoLimitError, match="of 11x16x16 pixels: the pixels prepared of it are 8448 bytes, more than"
+        VideoLimitError, match="of 11x16x16 pixels: the pixels prepared of it are 33792 bytes, more than"
     ):
         video(np.zeros((11, 4, 4, 3), np.uint8))
+
+
+def test_result_of_a_picture_is_bounded_before_it_is_prepared():
+    """Each tile is resized to `size`: 36 tiles of 5900x5900 pixels were 15 GB."""
+    picture = images()
+    picture.limits = ReadingLimits(max_result_bytes=3 * SIDE * SIDE * 3 * 4)  # an overview and two tiles
+    assert picture(THIN, return_tensors="pt")["pixel_values"].shape == (1, 3, 3, SIDE, SIDE)
+    picture.limits = ReadingLimits(max_result_bytes=3 * SIDE * SIDE * 3 * 4 - 1)
+    with pytest.raises(VideoLimitError, match="of 3x16x16 pixels: the pixels prepared of it are 9216 bytes, more than"):
+        picture(THIN)
+
+
+def test_what_people_prepare_is_far_below_the_default_limit():
+    sides = {"size": SizeDict(shortest_edge=384), "crop_size": SizeDict(height=384, width=384)}
+    settings = {"do_resize": True, "do_center_crop": True, **sides}
+    for num_frames in (32, 512, 2000):
+        check_preparation(num_frames, (2160, 3840), ReadingLimits(), **settings)
+    large = {**settings, "do_center_crop": False, "size": SizeDict(height=5900, width=5900)}
+    with pytest.raises(VideoLimitError, match="of 32x5900x5900 pixels"):
+        check_preparation(32, (720, 1280), ReadingLimits(), **large)
+
+
+def take_too_much(*args, **kwargs):
+    torch.empty(2**55, dtype=torch.uint8)
+
+
+def raise_memory_error(*args, **kwargs):
+    raise MemoryError
+
+
+def raise_another_error(*args, **kwargs):
+    raise RuntimeError("of another kind")
+
+
+@pytest.mark.parametrize("make", [videos, images])
+def test_error_when_memory_runs_out(make, monkeypatch):
+    """RuntimeError of torch, or MemoryError."""
+    processor = make()
+    for fail in (take_too_much, raise_memory_error):
+        monkeypatch.setattr(processor, "rescale_and_normalize", fail)
+        with pytest.raises(
+            VideoReadError, match=r"given to the .* processor: there is not enough memory for its pixels"
+        ):
+            processor(random_frames(1)[0])
+    monkeypatch.setattr(processor, "rescale_and_normalize", raise_another_error)
+    with pytest.raises(RuntimeError, match="of another kind"):
+        processor(random_frames(1)[0])
 
 
 @pytest.mark.parametrize(
