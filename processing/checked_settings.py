@@ -11,9 +11,18 @@ from numbers import Integral, Real
 from sys import float_info
 from typing import Any, NamedTuple, get_args
 
-from transformers.image_utils import ChannelDimension, SizeDict, pil_torch_interpolation_mapping
+from transformers.image_utils import (
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+    pil_torch_interpolation_mapping,
+)
+from transformers.processing_utils import ImagesKwargs, VideosKwargs
 
 from ..modeling.configuration_llava_next_video import ASPECT_RATIO, MAX_GRID_PINPOINTS, LlavaNextVideoConfig, is_size
+from ..modeling.own_code import forget_exported_code
 from ..reading.video_sources import ReadingLimits
 from .frame_sampling import SAMPLING_RULES
 
@@ -124,22 +133,13 @@ PIXEL_RULES = {
         "'anyres', 'anyres_max_N', 'pad' or 'square'",
         lambda value: isinstance(value, str) and ASPECT_RATIO.fullmatch(value) is not None,
     ),
-    **dict.fromkeys(
-        (
-            "default_to_square",
-            "disable_grouping",
-            "do_center_crop",
-            "do_convert_rgb",
-            "do_normalize",
-            "do_pad",
-            "do_rescale",
-            "do_resize",
-            "do_sample_frames",
-            "return_metadata",
-            "time_instruction",
-        ),
-        YES_OR_NO,
-    ),
+    "time_instruction": YES_OR_NO,
+    **{
+        name: YES_OR_NO
+        for kind in (ImagesKwargs, VideosKwargs)
+        for name, expected in kind.__annotations__.items()
+        if expected == bool | None
+    },
 }
 
 
@@ -183,8 +183,25 @@ def check_sides(settings: dict, limits: ReadingLimits):
         check_settings(sides, dict.fromkeys(sides, rule))
 
 
-class CheckedSettingsMixin:
-    """Goes in front of an image or video processor, and checks its settings when it is made and in each call."""
+class PixelSettingsMixin:
+    """Goes in front of an image or video processor: the defaults that both share, and the checks of their settings when
+    one is made and in each call."""
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"shortest_edge": 224}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+
+    def __init__(self, **kwargs):
+        forget_exported_code(self, kwargs)
+        super().__init__(**kwargs)
 
     @classmethod
     def from_dict(cls, settings: dict, *args, **kwargs):

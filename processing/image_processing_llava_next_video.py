@@ -11,22 +11,15 @@ from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_transforms import divide_to_patches, group_images_by_shape, reorder_images
-from transformers.image_utils import (
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-    ChannelDimension,
-    PILImageResampling,
-    SizeDict,
-)
+from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
 from ..modeling.configuration_llava_next_video import MAX_TILES
-from ..modeling.own_code import forget_exported_code
 from ..reading.pictures import is_own_scale, read_picture, rgb_values
 from ..reading.video_sources import LimitsMixin, is_video_source
-from .checked_settings import CheckedSettingsMixin
+from .checked_settings import PixelSettingsMixin
 from .exact_pixels import ExactPixelsMixin
-from .pixel_bounds import check_on_the_way, check_preparation, memory_errors
+from .pixel_bounds import check_intermediate_size, check_preparation, memory_errors
 
 
 class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
@@ -39,7 +32,7 @@ class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
     image_aspect_ratio: str
 
 
-class LlavaNextVideoImageProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixelsMixin, TorchvisionBackend):
+class LlavaNextVideoImageProcessor(PixelSettingsMixin, LimitsMixin, ExactPixelsMixin, TorchvisionBackend):
     """Turns images into `pixel_values` (images, tiles, 3, height, width), float32, and `image_sizes` (images, 2).
 
     With `image_aspect_ratio="anyres"` (or `"anyres_max_N"`) the first tile is an overview of the whole image, and the
@@ -56,24 +49,9 @@ class LlavaNextVideoImageProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
     model_input_names = ("pixel_values", "image_sizes")
     valid_kwargs = LlavaNextVideoImageProcessorKwargs
 
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 224}
-    default_to_square = False
-    crop_size = {"height": 224, "width": 224}
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
     do_pad = True
     image_grid_pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
     image_aspect_ratio = "anyres"
-
-    def __init__(self, **kwargs):
-        forget_exported_code(self, kwargs)
-        super().__init__(**kwargs)
 
     def to_dict(self) -> dict:
         return {**super().to_dict(), "image_processor_type": "LlavaNextImageProcessor"}
@@ -164,7 +142,7 @@ class LlavaNextVideoImageProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
             return [overview, *self.cut_tiles(image, image_grid_pinpoints, tile_side, resample)]
         if image_aspect_ratio == "pad":
             height, width = image.shape[-2:]
-            check_on_the_way(max(height, width), max(height, width), (height, width), self.limits)
+            check_intermediate_size(max(height, width), max(height, width), (height, width), self.limits)
             return [pad_to_square(image, image_mean)]  # (3, side, side)
         return [image]
 
@@ -175,19 +153,19 @@ class LlavaNextVideoImageProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
         target_height, target_width = select_best_resolution(tuple(image.shape[-2:]), grid_pinpoints)
         if target_height % tile_side or target_width % tile_side:
             raise ValueError(
-                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
+                f"An image would be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
                 f"cut into tiles of {tile_side}x{tile_side}, but that does not divide. Give the image processor "
                 "image_grid_pinpoints that are multiples of its crop_size (or, without cropping, of its size)."
             )
         if target_height * target_width > self.limits.max_frame_pixels:
             raise ValueError(
-                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, "
+                f"An image would be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, "
                 f"which is over max_frame_pixels={self.limits.max_frame_pixels}. The checkpoint's image_grid_pinpoints "
                 "are damaged; or raise this limit of the image processor (`limits`)."
             )
         if (target_height // tile_side) * (target_width // tile_side) > MAX_TILES:
             raise ValueError(
-                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
+                f"An image would be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
                 f"cut into tiles of {tile_side}x{tile_side}, which are more than {MAX_TILES}. Correct "
                 "crop_size or image_grid_pinpoints, which are damaged."
             )

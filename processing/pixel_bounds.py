@@ -1,6 +1,6 @@
 """What preparing pixels may cost, decided by arithmetic before memory is taken.
 
-A picture on its way, resized by its shorter side or padded to a square, may have `ENLARGEMENT` times
+A picture before its final crop, resized by its shorter side or padded to a square, may have `MAX_ENLARGEMENT` times
 `max_frame_pixels`; what is returned for one video or picture may have `max_result_bytes`.
 """
 
@@ -14,22 +14,21 @@ from ..reading.video_sources import ReadingLimits, VideoLimitError, VideoReadErr
 from .exact_pixels import resized_sides
 
 
-ENLARGEMENT = 4
+MAX_ENLARGEMENT = 4
 BYTES_OF_A_PIXEL = 3 * 4  # red, green and blue in float32
-MAX_REASON_LENGTH = 1000  # characters of an error of torch in ours
 
 
-def check_on_the_way(height: int, width: int, original: tuple[int, int], limits: ReadingLimits):
+def check_intermediate_size(height: int, width: int, original: tuple[int, int], limits: ReadingLimits):
     """Check the size of a picture before its final crop.
 
     Raises:
-        VideoLimitError: it has more than `ENLARGEMENT` times `max_frame_pixels`.
+        VideoLimitError: it has more than `MAX_ENLARGEMENT` times `max_frame_pixels`.
     """
-    most = ENLARGEMENT * limits.max_frame_pixels
+    most = MAX_ENLARGEMENT * limits.max_frame_pixels
     if height * width > most:
         raise VideoLimitError(
             describe_sizes(*original),
-            f"preparing it takes a picture of {height}x{width} pixels, more than {ENLARGEMENT} times "
+            f"preparing it takes a picture of {height}x{width} pixels, more than {MAX_ENLARGEMENT} times "
             f"max_frame_pixels={limits.max_frame_pixels}; crop what is so long and thin, or raise this limit",
         )
 
@@ -67,7 +66,7 @@ def check_preparation(
         VideoLimitError: one is too large on the way, or the result is larger than `max_result_bytes`.
     """
     resized = largest_sides(*original, size) if do_resize else original
-    check_on_the_way(*resized, original, limits)
+    check_intermediate_size(*resized, original, limits)
     height, width = (crop_size.height, crop_size.width) if do_center_crop else resized
     num_bytes = num_pictures * height * width * BYTES_OF_A_PIXEL
     if num_bytes > limits.max_result_bytes:
@@ -79,7 +78,7 @@ def check_preparation(
     return resized
 
 
-def pieces(frames: torch.Tensor, resized: tuple[int, int], limits: ReadingLimits) -> tuple[torch.Tensor, ...]:
+def split_by_pixels(frames: torch.Tensor, resized: tuple[int, int], limits: ReadingLimits) -> tuple[torch.Tensor, ...]:
     """Frames (n, 3, h, w) in pieces: as many frames together as have `max_frame_pixels`, before and after they are
     resized, but at least one."""
     pixels = max(math.prod(frames.shape[-2:]), math.prod(resized))
@@ -97,6 +96,6 @@ def memory_errors(name: str):
             raise
         raise VideoReadError(
             name,
-            f"there is not enough memory for its pixels ({str(error)[:MAX_REASON_LENGTH] or 'MemoryError'}); pass "
+            f"there is not enough memory for its pixels ({str(error) or 'MemoryError':.1000}); pass "
             "fewer videos or pictures at a time, choose fewer frames (num_frames) or a smaller size",
         ) from error

@@ -1,11 +1,10 @@
 """The processor of LLaVA-NeXT-Video: prompts with videos and images become token ids and pixel values, and every
 `<video>` and `<image>` in a prompt becomes as many placeholders as the model makes tokens of that video or image."""
 
-from collections.abc import Callable
+import reprlib
 from functools import partial
 
 import torch
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import (
     MODALITY_TO_BASE_CLASS_MAPPING,
@@ -17,15 +16,11 @@ from transformers.processing_utils import (
 from ..modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from ..modeling.other_formats import format_of
 from ..modeling.visual_grid import image_token_count, video_token_count
-from .chat_messages import Sealed, checked_conversations, unsealed, with_media
+from .chat_messages import Sealed, checked_conversations, unsealed, with_media, with_template_errors
 from .checked_settings import check_settings
 from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImageProcessorKwargs
-from .video_processing_llava_next_video import (
-    LlavaNextVideoVideoProcessor,
-    LlavaNextVideoVideoProcessorKwargs,
-    ProcessedVideo,
-    as_list_of_videos,
-)
+from .video_inputs import ProcessedVideo, as_list_of_videos
+from .video_processing_llava_next_video import LlavaNextVideoVideoProcessor, LlavaNextVideoVideoProcessorKwargs
 
 
 # Arguments of `from_pretrained` that are for models. `pipeline` passes them to processors too, where a tokenizer would
@@ -42,7 +37,6 @@ MODEL_ARGUMENTS = (
     "tp_plan",
     "use_safetensors",
 )
-MAX_REASON_LENGTH = 1000  # characters of what a chat template says in an error
 # What the pictures, videos and texts of a chat are called in a call; they come from its messages.
 FROM_MESSAGES = ("images", "videos", "audio", "text")
 
@@ -175,7 +169,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             settings, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
-                f"Could not read the processor of {pretrained_model_name_or_path}: {error!r}. Its "
+                f"Could not read the processor of {pretrained_model_name_or_path}: {error!r:.1000}. Its "
                 "processor_config.json is damaged; it has to be a JSON object of settings by name."
             ) from error
         check_settings({name: settings[name] for name in ("image_processor", "video_processor") if name in settings})
@@ -188,8 +182,8 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         kinds = (MODALITY_TO_BASE_CLASS_MAPPING[kind] for kind in ("tokenizer", "image_processor", "video_processor"))
         if module_name not in flatten(list(kinds)):
             raise ValueError(
-                f"The checkpoint has its processor load a model of the class {module_name!r}, for sound, which "
-                "LLaVA-NeXT-Video does not hear. Nothing was loaded; remove `audio_tokenizer` from its "
+                f"The checkpoint has its processor load a model of the class {reprlib.repr(module_name)}, for sound, "
+                "which LLaVA-NeXT-Video does not hear. Nothing was loaded; remove `audio_tokenizer` from its "
                 "processor_config.json, and audio_tokenizer_config.json."
             )
         return ProcessorMixin.get_possibly_dynamic_module(module_name)
@@ -283,18 +277,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             processor_kwargs=processor_kwargs,
             **kwargs,
         )
-        try:
-            return apply(tokenize=tokenize)
-        except ValueError:
-            raise
-        except Exception as error:
-            if tokenize and not template_fails(apply):
-                raise  # what failed is the preparation of pixels and tokens
-            reason = f"{'' if isinstance(error, TemplateError) else type(error).__name__ + ' '}{error}"
-            raise ValueError(
-                f"The chat template cannot write this chat: {reason[:MAX_REASON_LENGTH].rstrip(' .')}. Send messages "
-                "in the roles and the order that the checkpoint was trained with; or the template is damaged."
-            ) from error
+        return with_template_errors(apply, tokenize)
 
     def get_text_with_replacements(
         self,
@@ -425,15 +408,6 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             side = processed_side(self.video_processor, overrides["videos_kwargs"])
             counts["num_video_tokens"] = [self.count_video_tokens(size[0], side) for size in video_sizes]
         return MultiModalData(**counts)
-
-
-def template_fails(apply: Callable) -> bool:
-    """Whether a chat cannot even be written as text. A template is a program of strangers, and fails in any way."""
-    try:
-        apply(tokenize=False)
-    except Exception:
-        return True
-    return False
 
 
 def setting(processor, name: str, overrides: dict | None):

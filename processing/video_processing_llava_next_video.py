@@ -1,33 +1,23 @@
 """Videos for LLaVA-NeXT-Video: read files, choose frames, and turn them into pixel values."""
 
-import mimetypes
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import BatchFeature
-from transformers.image_utils import (
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-    ChannelDimension,
-    PILImageResampling,
-)
+from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from ..modeling.own_code import forget_exported_code
-from ..reading.pictures import head_of, is_base64_picture, is_own_scale, is_picture, largest_of, rgb_frames, rgb_video
+from ..reading.pictures import is_own_scale, rgb_video
 from ..reading.video_reading import read_video
-from ..reading.video_sources import LimitsMixin, ReadingLimits, is_video_source
-from .checked_settings import CheckedSettingsMixin, check_pixel_settings
+from ..reading.video_sources import LimitsMixin, is_video_source
+from .checked_settings import PixelSettingsMixin, check_pixel_settings
 from .exact_pixels import ExactPixelsMixin
 from .frame_sampling import (
     SAMPLING_RULES,
@@ -41,32 +31,19 @@ from .frame_sampling import (
     uniform_repeated_indices,
     whole_step,
 )
-from .pixel_bounds import check_preparation, memory_errors, pieces
+from .pixel_bounds import check_preparation, memory_errors, split_by_pixels
+from .video_inputs import as_list_of_metadata, as_list_of_videos, sample_array
 
 
 # Each is decoded in as many threads as there are processors, and holds the frames it needs for that.
-MOST_VIDEOS_TOGETHER = 8
-
-
-@dataclass
-class ProcessedVideo:
-    """A video that was read and prepared before; it can stand wherever the processor takes a video.
-
-    Args:
-        pixel_values (`torch.Tensor` of shape (frames, 3, height, width)): what the model takes. On the meta device,
-            without values, it is enough to write prompts with.
-        metadata (`VideoMetadata`): of the file, with the indices of the frames.
-    """
-
-    pixel_values: torch.Tensor
-    metadata: VideoMetadata
+MAX_VIDEOS_AT_ONCE = 8
 
 
 class LlavaNextVideoVideoProcessorKwargs(VideosKwargs, total=False):
     """
     frame_sampling (`str`): how `num_frames` frames are chosen: `"uniform"` from the first to the last frame,
-        `"uniform_repeated"` so too, with short videos giving frames more than once, `"fps_capped"` one a second (or
-        `fps`) and `"uniform"` when those are more than `num_frames`, `"legacy"` as the built-in.
+        `"uniform_repeated"` the same, but short videos give frames more than once, `"fps_capped"` one a second (or
+        `fps`), or `"uniform"` when those are more than `num_frames`, `"legacy"` as the built-in.
     time_instruction (`bool`): whether prompts say how long the video is and when its frames were taken.
     """
 
@@ -74,7 +51,7 @@ class LlavaNextVideoVideoProcessorKwargs(VideosKwargs, total=False):
     time_instruction: bool
 
 
-class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixelsMixin, BaseVideoProcessor):
+class LlavaNextVideoVideoProcessor(PixelSettingsMixin, LimitsMixin, ExactPixelsMixin, BaseVideoProcessor):
     """Turns videos into `pixel_values_videos`: (videos, frames, 3, height, width), float32, or a list of
     (frames, 3, height, width) when the videos differ in their number of frames.
 
@@ -95,25 +72,10 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
 
     valid_kwargs = LlavaNextVideoVideoProcessorKwargs
 
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 224}
-    default_to_square = False
-    crop_size = {"height": 224, "width": 224}
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
     do_sample_frames = False  # of frames given as arrays; files are sampled unless a call says otherwise
     num_frames = 32
     frame_sampling = "uniform"
     time_instruction = False
-
-    def __init__(self, **kwargs):
-        forget_exported_code(self, kwargs)
-        super().__init__(**kwargs)
 
     def preprocess(self, videos, **kwargs) -> BatchFeature:
         """Read and prepare videos.
@@ -170,13 +132,10 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
         asked_for = num_frames is not None or fps is not None
         if not asked_for:
             num_frames, fps = self.num_frames, self.fps
-        settings = {
-            "num_frames": num_frames if fps is None or both else None,
-            "fps": fps,
-            "frame_sampling": frame_sampling,
-        }
-        check_pixel_settings(settings)  # attributes may have been set since the processor was made
-        choose = partial(self.sample_frames, **settings)
+        # Before anything is read; attributes may have been set since the processor was made.
+        check_pixel_settings({"num_frames": num_frames, "fps": fps, "frame_sampling": frame_sampling})
+        num_frames = num_frames if fps is None or both else None
+        choose = partial(self.sample_frames, num_frames=num_frames, fps=fps, frame_sampling=frame_sampling)
         sample_arrays = self.do_sample_frames or asked_for if do_sample_frames is None else do_sample_frames
         return None if do_sample_frames is False else choose, choose if sample_arrays else None
 
@@ -199,9 +158,10 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
         both, where the rule is `"fps_capped"`."""
         total = metadata.total_num_frames
         frame_sampling = frame_sampling or self.frame_sampling
+        check_pixel_settings({"num_frames": num_frames, "fps": fps, "frame_sampling": frame_sampling})
         if (fps is not None or frame_sampling == "fps_capped") and metadata.fps is None:
             raise ValueError(
-                "Frames are to be chosen by time, but the frame rate of the video is not known. Pass "
+                "Frames are chosen by time here, but the frame rate of the video is not known. Pass "
                 "video_metadata={'fps': ..., 'total_num_frames': ...}, or choose by num_frames with "
                 "frame_sampling='uniform'."
             )
@@ -221,7 +181,7 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
         """
         if metadata.fps is None:
             raise ValueError(
-                "The prompt is to say when the frames were taken, but the frame rate of the video is not known. Pass "
+                "The prompt should say when the frames were taken, but the frame rate of the video is not known. Pass "
                 "video_metadata={'fps': ..., 'total_num_frames': ...}, or time_instruction=False."
             )
         if getattr(metadata, "times_of_all_frames", None) is not None:
@@ -236,9 +196,10 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
 
     def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **settings) -> BatchFeature:
         # One video after another: videos are rarely alike, and stacking them would copy every full-size frame.
-        processed = [self.prepare_frames(frames, settings) for frames in videos]
+        processed = [self.prepare_frames(frames, settings) for frames in videos]  # (frames, 3, height, width) of each
         if len(processed) == 1 and return_tensors is not None:
-            return BatchFeature({"pixel_values_videos": processed[0][None]}, tensor_type=return_tensors)
+            stacked = processed[0][None]  # (1, frames, 3, height, width), a view
+            return BatchFeature({"pixel_values_videos": stacked}, tensor_type=return_tensors)
         ragged = len({len(video) for video in processed}) > 1
         return BatchFeature({"pixel_values_videos": processed}, tensor_type=None if ragged else return_tensors)
 
@@ -246,7 +207,7 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
         """Frames (frames, 3, h, w) as the model takes them: (frames, 3, height, width), float32."""
         resized = check_preparation(len(frames), tuple(frames.shape[-2:]), self.limits, **settings)
         prepared, done = None, 0
-        for piece in pieces(frames, resized, self.limits):
+        for piece in split_by_pixels(frames, resized, self.limits):
             piece = self.prepare_pixels(piece, **settings)  # (frames of the piece, 3, height, width)
             if len(piece) == len(frames):
                 return piece
@@ -259,90 +220,8 @@ class LlavaNextVideoVideoProcessor(CheckedSettingsMixin, LimitsMixin, ExactPixel
 
 def in_parallel(function: Callable, *arguments: Sequence) -> list:
     """As `list(map(function, *arguments))`, several at a time: decoding lets go of Python's lock."""
-    together = min(len(arguments[0]), os.cpu_count() or 1, MOST_VIDEOS_TOGETHER)
+    together = min(len(arguments[0]), os.cpu_count() or 1, MAX_VIDEOS_AT_ONCE)
     if together == 1:
         return list(map(function, *arguments))
     with ThreadPoolExecutor(together) as threads:
         return list(threads.map(function, *arguments))
-
-
-def as_list_of_videos(videos) -> list:
-    """Flatten whatever users pass (one video, a list, a list per prompt) into a list of single videos.
-
-    Raises:
-        ValueError: a list is empty.
-        TypeError: something in it is not a video.
-    """
-    if is_base64_picture(videos):
-        return [[videos]]
-    if is_video_source(videos) or isinstance(videos, ProcessedVideo):
-        return [videos]
-    if isinstance(videos, np.ndarray | torch.Tensor):
-        if videos.ndim in (3, 4):
-            return [videos if videos.ndim == 4 else videos[None]]
-        videos = list(videos) if videos.ndim == 5 else videos
-    if isinstance(videos, Image.Image):
-        return [[videos]]
-    if not isinstance(videos, list | tuple):
-        raise TypeError(
-            f"A video cannot be made of {type(videos).__name__}"
-            f"{list(videos.shape) if hasattr(videos, 'shape') else ''}. Pass a path, a URL, bytes, a file object, "
-            "an array (frames, height, width, 3), or a list of frames."
-        )
-    if len(videos) == 0:
-        raise ValueError("The video processor got an empty list where a video or its frames were expected.")
-    if all(is_frame(item) for item in videos):
-        return [list(videos)]
-    return [video for item in videos for video in as_list_of_videos(item)]
-
-
-def as_list_of_metadata(metadata) -> list:
-    """One dictionary or `VideoMetadata`, a list of them, or a list per prompt, as a list."""
-    if metadata is None:
-        return []
-    if isinstance(metadata, dict | VideoMetadata):
-        return [metadata]
-    return [
-        one for item in metadata for one in (as_list_of_metadata(item) if isinstance(item, list | tuple) else [item])
-    ]
-
-
-def is_frame(value) -> bool:
-    """Whether `value` is one picture: a PIL image, an array of 2 or 3 dimensions, the path of an image file, or such a
-    file's bytes (in a `BytesIO`, too) or base64."""
-    if isinstance(value, str | Path):
-        kind = mimetypes.guess_type(str(value))[0] or ""
-        return (kind.startswith("image/") and kind != "image/gif") or is_base64_picture(value)
-    if isinstance(value, Image.Image):
-        return True
-    if isinstance(value, np.ndarray | torch.Tensor):
-        return value.ndim in (2, 3)
-    return is_picture(head_of(value))
-
-
-def sample_array(
-    video, metadata, choose, limits: ReadingLimits, own_scale: bool = False, layout: str | None = None
-) -> tuple[torch.Tensor, VideoMetadata]:
-    """Frames given by the user, all or (with `choose`) some of them, as RGB (frames, 3, height, width), and their
-    metadata."""
-    if 0 in getattr(video, "shape", ()):
-        raise ValueError(
-            f"The video processor got a video of shape {list(video.shape)}, which has no frames or no pixels."
-        )
-    given = dict(metadata or {})
-    metadata = VideoMetadata(**{**given, "total_num_frames": given.get("total_num_frames") or len(video)})
-    if metadata.frames_indices is None:
-        metadata.frames_indices = list(range(len(video)))
-    indices = None
-    if choose is not None:
-        if metadata.total_num_frames != len(video):
-            raise ValueError(
-                f"Frames are to be chosen from a video of {len(video)} frames, but its video_metadata says "
-                f"{metadata.total_num_frames}. Pass the metadata of these frames, or do_sample_frames=False."
-            )
-        indices = choose(metadata)
-        metadata.frames_indices = [metadata.frames_indices[index] for index in indices]
-    if not isinstance(video, list):
-        return rgb_video(video, limits, own_scale, layout, indices), metadata
-    chosen = video if indices is None else [video[index] for index in indices]
-    return rgb_frames(chosen, limits, own_scale, layout, largest_of(video)), metadata

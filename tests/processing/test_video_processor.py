@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.video_utils import VideoMetadata
 
 from llava_next_video import (
     LlavaNextVideoImageProcessor,
@@ -76,6 +77,14 @@ def test_limits_hold_for_every_call_and_are_not_of_the_checkpoint(processor, cli
     assert "limits" not in settings
     (tmp_path / "video_preprocessor_config.json").write_text(json.dumps({**settings, "limits": {"max_frames": 1}}))
     assert LlavaNextVideoVideoProcessor.from_pretrained(tmp_path).limits == ReadingLimits()
+
+
+def test_error_for_an_unknown_rule_where_frames_are_chosen(processor):
+    """It was a KeyError."""
+    metadata = VideoMetadata(total_num_frames=9, fps=1.0)
+    assert processor.sample_frames(metadata, num_frames=3).tolist() == [0, 4, 8]
+    with pytest.raises(ValueError, match="frame_sampling is 'nope'; it has to be one of"):
+        processor.sample_frames(metadata, num_frames=3, frame_sampling="nope")
 
 
 def test_videos_are_fetched_within_the_limits(processor, clip):
@@ -207,7 +216,7 @@ def test_batch_may_mix_files_arrays_and_lengths(processor, clip):
         (["broken.png"], {}, VideoReadError, "'broken.png': there is no such file"),
         (random_frames(4), {"fps": -1}, ValueError, "fps is -1; it has to be a number greater than 0"),
         (random_frames(4), {"fps": 1, "num_frames": 2}, ValueError, "num_frames=2 and fps=1; both choose the frames"),
-        (random_frames(4), {"fps": 1}, ValueError, "by time, but the frame rate of the video is not known"),
+        (random_frames(4), {"fps": 1}, ValueError, "by time here, but the frame rate of the video is not known"),
         (random_frames(4), {"video_metadata": [{}, {}]}, ValueError, "1 videos and video_metadata of 2"),
         (
             random_frames(4),
