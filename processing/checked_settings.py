@@ -21,10 +21,16 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, VideosKwargs
 
-from ..modeling.configuration_llava_next_video import ASPECT_RATIO, MAX_GRID_PINPOINTS, LlavaNextVideoConfig, is_size
+from ..modeling.configuration_llava_next_video import (
+    ASPECT_RATIO,
+    MAX_GRID_PINPOINTS,
+    NewlinePosition,
+    PoolMode,
+    is_size,
+)
 from ..modeling.own_code import forget_exported_code
 from ..reading.video_sources import ReadingLimits
-from .frame_sampling import SAMPLING_RULES
+from .frame_sampling import SamplingRule
 
 
 MAX_NUM_FRAMES = 1_000_000
@@ -81,19 +87,14 @@ SIZE = Rule("a number of pixels, [height, width], or sides by name", is_size_or_
 SETTINGS = Rule("settings by name", lambda value: isinstance(value, dict))
 
 
-def choices_of_the_model(name: str) -> tuple[str, ...]:
-    """The values that the model's configuration lists for a setting."""
-    return get_args(LlavaNextVideoConfig.__annotations__[name])
-
-
 # Settings of the processor itself.
 PROCESSOR_RULES = {
     "patch_size": or_none(whole_number(1)),
     "vision_feature_select_strategy": one_of(None, "default", "full"),
     "num_additional_image_tokens": whole_number(0),
-    "spatial_pool_mode": one_of(*choices_of_the_model("spatial_pool_mode")),
+    "spatial_pool_mode": one_of(*get_args(PoolMode)),
     "spatial_pool_stride": whole_number(1),
-    "video_newline_position": one_of(*choices_of_the_model("video_newline_position")),
+    "video_newline_position": one_of(*get_args(NewlinePosition)),
     "slow_frame_stride": or_none(whole_number(1)),
     "space_after_visuals": YES_OR_NO,
     "video_token": TEXT,
@@ -127,7 +128,7 @@ PIXEL_RULES = {
         f"a whole number from 1 to {MAX_NUM_FRAMES}", lambda value: is_whole(value) and 0 < value <= MAX_NUM_FRAMES
     ),
     "fps": Rule("a number greater than 0", lambda value: is_number(value) and value > 0),
-    "frame_sampling": one_of(*SAMPLING_RULES),
+    "frame_sampling": one_of(*get_args(SamplingRule)),
     "image_grid_pinpoints": Rule(f"1 to {MAX_GRID_PINPOINTS} sizes [height, width] in pixels", are_grids),
     "image_aspect_ratio": Rule(
         "'anyres', 'anyres_max_N', 'pad' or 'square'",

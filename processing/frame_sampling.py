@@ -4,10 +4,12 @@ Sources: `load_video` in playground/demo/video_demo.py of LLaVA-NeXT for the rul
 `default_sample_indices_fn` in transformers/video_utils.py for `legacy`.
 """
 
+from typing import Literal
+
 import numpy as np
 
 
-SAMPLING_RULES = ("uniform", "uniform_repeated", "fps_capped", "legacy")
+SamplingRule = Literal["uniform", "uniform_repeated", "fps_capped", "legacy"]
 
 
 def uniform_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:

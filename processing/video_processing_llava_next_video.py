@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from ..reading.video_sources import LimitsMixin, is_video_source
 from .checked_settings import PixelSettingsMixin, check_pixel_settings
 from .exact_pixels import ExactPixelsMixin
 from .frame_sampling import (
-    SAMPLING_RULES,
+    SamplingRule,
     fps_capped_indices,
     fps_indices,
     fps_indices_by_time,
@@ -47,7 +46,7 @@ class LlavaNextVideoVideoProcessorKwargs(VideosKwargs, total=False):
     time_instruction (`bool`): whether prompts say how long the video is and when its frames were taken.
     """
 
-    frame_sampling: Literal[SAMPLING_RULES]
+    frame_sampling: SamplingRule
     time_instruction: bool
 
 

@@ -3,7 +3,8 @@ something differs from `differences.py`.
 
 The tests of generation and export are not in the source distribution. `--checkout FOLDER` takes all shared tests from a
 checkout of transformers, of the version that is installed: `git clone --depth 1 --branch vVERSION
-https://github.com/huggingface/transformers`. That is for running by hand; `differences.py` lists none of those tests.
+https://github.com/huggingface/transformers`. That is for running by hand: `differences.py` lists none of those tests,
+because ours pass where the built-in passes.
 """
 
 import argparse

@@ -52,6 +52,7 @@ def introduce_tests(folder: Path, samples: Path):
         if not (folder / f"{name.replace('.', '/')}.py").exists():
             add_module(f"{PACKAGE}.{subfolder}", [])
             add_module(f"{PACKAGE}.{name}", **contents)
+    add_module("tests.exporters", [str(folder / "exporters")])  # the tests of generation call it so
     # Their videos and pictures are on the Hub; what they are asked about is only their sizes.
     add_module("fetch_hub_objects_for_ci", url_to_local_path=lambda url: media.sample(url, samples))
     # Our classes need no torchcodec to read videos, so the tests that ask for it run.

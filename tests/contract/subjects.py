@@ -66,6 +66,7 @@ TEXT = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 580,
     "pad_token_id": 2,
+    "bos_token_id": 3,  # not a placeholder's, because `generate` begins with it where it gets no prompt
 }
 VISION = {
     "patch_size": 4,

@@ -3,18 +3,21 @@
 import http.server
 import pickle
 import threading
+import time
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, TextStreamer
 
 from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoReadError
 from llava_next_video.inference.model_state import ModelState
-from llava_next_video.inference.remembered_videos import fingerprint, key_of
-from llava_next_video.inference.reuse_rule import OF_SINGLE_TOKENS, OF_WHOLE_PROMPTS, has_plain_cache, may_reuse
+from llava_next_video.inference.reuse_rule import SETTINGS_PER_PROMPT, SETTINGS_PER_TOKEN, has_plain_cache, may_reuse
+from llava_next_video.inference.video_fingerprints import fingerprint, video_key
 from tests.inference.fresh_or_remembered import (
     DEMO,
     LANGUAGE_MODELS,
@@ -205,6 +208,53 @@ def test_model_that_changes_between_reading_and_answering(checkpoint, clip):
     assert pipe.postprocess(pipe.forward(waiting)) == make_pipeline(checkpoint)(clip, QUESTIONS[0])
 
 
+def test_hook_of_all_modules_belongs_to_what_is_remembered(checkpoint, clip):
+    """Nothing in the model shows it, so answers came from what was computed without it."""
+    pipe = make_pipeline(checkpoint)
+    pipe(clip, QUESTIONS[0])
+
+    def negate(module, args, output):
+        return -output if module is pipe.model.model.multi_modal_projector else None
+
+    handle = register_module_forward_hook(negate)
+    try:
+        expected = make_pipeline(checkpoint)(clip, QUESTIONS[0], return_tensors=True)
+        answer = pipe(clip, QUESTIONS[0], return_tensors=True)
+    finally:
+        handle.remove()
+    assert answer[0]["generated_token_ids"].tolist() == expected[0]["generated_token_ids"].tolist()
+    assert pipe(clip, QUESTIONS[0]) == make_pipeline(checkpoint)(clip, QUESTIONS[0])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_video_that_vanishes_while_it_has_to_be_read_again(checkpoint, clip, tmp_path, batch_size):
+    """The model changed, so the file is read once more, and is gone: an error of this video alone."""
+    vanishing = write_video(tmp_path / "vanishing.mp4", num_frames=4)
+    time.sleep(0.1)  # a file that was changed just now is not remembered
+    pipe = make_pipeline(checkpoint)
+    pairs = [(str(vanishing), QUESTIONS[0]), (clip, QUESTIONS[1])]
+    pipe(pairs)
+    for on_error in ("raise", "return"):
+        samples = [pipe.preprocess(pair, on_error=on_error)["samples"] for pair in pairs]
+        with torch.no_grad():
+            pipe.model.model.multi_modal_projector.linear_1.weight.mul_(-1)
+        if on_error == "raise":
+            assert vanishing.rename(tmp_path / "elsewhere.mp4")
+            with pytest.raises(VideoReadError, match="there is no such file"):
+                pipe.forward({"samples": samples})
+            (tmp_path / "elsewhere.mp4").rename(vanishing)
+            time.sleep(0.1)
+            pipe(pairs)
+    vanishing.unlink()
+    batches = [samples] if batch_size == 2 else [[sample] for sample in samples]
+    answered = [sample for batch in batches for sample in pipe.forward({"samples": batch})["samples"]]
+    [lost], record = (pipe.postprocess({"samples": sample}) for sample in answered)
+    assert lost["generated_text"] is None
+    assert lost["input_text"] == pairs[0]
+    assert "there is no such file" in str(lost["error"])
+    assert record == make_pipeline(checkpoint)(*pairs[1])
+
+
 def test_address_is_read_again(checkpoint, tmp_path):
     contents = [write_video(tmp_path / f"{n}.mp4", num_frames=n).read_bytes() for n in (3, 8)]
     served = []
@@ -239,22 +289,30 @@ def test_address_is_read_again(checkpoint, tmp_path):
     assert changed[0]["generated_token_ids"].tolist() == expected[0]["generated_token_ids"].tolist()
 
 
-def test_assistant_of_our_own_in_a_folder(checkpoint, clip, tmp_path):
+@pytest.mark.parametrize("kind", [str, Path])
+def test_assistant_of_our_own_in_a_folder(checkpoint, clip, tmp_path, kind):
     model, processor = checkpoint
     expected = [make_pipeline(checkpoint)(clip, question) for question in QUESTIONS]
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    pipe = make_pipeline(checkpoint, assistant_model=str(tmp_path))
+    pipe = make_pipeline(checkpoint, assistant_model=kind(tmp_path))
     assert type(pipe.assistant_model) is type(model)
     assert [pipe(clip, question) for question in QUESTIONS] == expected
 
 
-def test_assistant_of_another_kind_in_a_folder(checkpoint, clip, tmp_path):
+@pytest.mark.parametrize("kind", [str, Path])
+def test_assistant_of_another_kind_in_a_folder(checkpoint, clip, tmp_path, kind):
     model, _ = checkpoint
     transformers.AutoModelForCausalLM.from_config(model.config.text_config).save_pretrained(tmp_path)
     checkpoint[1].tokenizer.save_pretrained(tmp_path)
-    pipe = make_pipeline(checkpoint, assistant_model=str(tmp_path))
+    pipe = make_pipeline(checkpoint, assistant_model=kind(tmp_path))
     assert pipe(clip, QUESTIONS[0]) == make_pipeline(checkpoint)(clip, QUESTIONS[0])
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_error_for_the_name_of_an_assistant_in_a_call(checkpoint, clip, kind):
+    with pytest.raises(ValueError, match="assistant_model='folder' in a call; a call takes a model that is loaded"):
+        make_pipeline(checkpoint)(clip, QUESTIONS[0], assistant_model=kind("folder"))
 
 
 @pytest.mark.parametrize("name", ["vision_feature_layer", "attention_mask", "mm_encoder_outputs"])
@@ -268,9 +326,9 @@ def test_reuse_with_every_setting_that_is_not_listed_is_refused(checkpoint, monk
     assert may_reuse(model, {}, num_prompts=1)
     assert may_reuse(model, {"max_new_tokens": 3, "temperature": 2.0, "do_sample": True}, num_prompts=2)
     monkeypatch.setattr(GenerationConfig, "validate", lambda *args, **kwargs: None)  # values are of no interest here
-    for setting in vars(GenerationConfig()).keys() - OF_SINGLE_TOKENS - {"transformers_version", "use_cache"}:
+    for setting in vars(GenerationConfig()).keys() - SETTINGS_PER_TOKEN - {"transformers_version", "use_cache"}:
         if not setting.startswith("_"):
-            expected = setting in OF_WHOLE_PROMPTS
+            expected = setting in SETTINGS_PER_PROMPT
             assert may_reuse(model, {setting: "something"}, num_prompts=1) == expected, setting
             assert not may_reuse(model, {setting: "something"}, num_prompts=2), setting
     assert not may_reuse(model, {"use_cache": False}, num_prompts=1)
@@ -329,6 +387,11 @@ def test_state_of_a_model(checkpoint):
     assert look()
     handle.remove()
     assert look()
+    for register in (register_module_forward_hook, register_module_forward_pre_hook):
+        handle = register(lambda *args: None)
+        assert look()
+        handle.remove()
+        assert look()
     layer.self_attn.scaling *= 2
     assert look()
     layer.forward = layer.forward
@@ -363,8 +426,8 @@ def test_frames_whose_look_is_elsewhere_than_in_their_numbers_are_told_apart():
         def __init__(self):
             self.rule = lambda: None
 
-    assert key_of(b"video", {}, Unpicklable()) is None
-    assert key_of(memoryview(b"video")[::2], {}, object.__new__(type("P", (), {}))) is not None
+    assert video_key(b"video", {}, Unpicklable()) is None
+    assert video_key(memoryview(b"video")[::2], {}, object.__new__(type("P", (), {}))) is not None
 
 
 @pytest.mark.parametrize("limits", [ReadingLimits(max_frame_pixels=99), ReadingLimits(max_frames=1)])
@@ -375,7 +438,7 @@ def test_pictures_over_the_limits_are_not_decoded_to_remember_them(limits):
     frames = [Image.open(file), Image.open(BytesIO(file.getvalue()))]
     processor = LlavaNextVideoVideoProcessor()
     processor.limits = limits
-    assert key_of(frames, {}, processor) is None
+    assert video_key(frames, {}, processor) is None
     assert all(frame.tile for frame in frames)
     processor.limits = ReadingLimits()
-    assert key_of(frames, {}, processor) is not None
+    assert video_key(frames, {}, processor) is not None

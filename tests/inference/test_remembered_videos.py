@@ -11,7 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from llava_next_video import VideoChat
-from llava_next_video.inference.remembered_videos import RememberedVideo, VideoMemory, fingerprint
+from llava_next_video.inference.remembered_videos import RememberedVideo, VideoMemory
+from llava_next_video.inference.video_fingerprints import fingerprint
 from tests.tiny import make_model, make_processor, random_frames, write_video
 
 
@@ -44,7 +45,8 @@ def count_work(pipe):
         return encode(pixels, *args, **kwargs)
 
     def counting_tokens(module, args, kwargs):
-        pipe.work["visual"] += int((kwargs["input_ids"] == pipe.processor.video_token_id).sum())
+        if (ids := kwargs["input_ids"]) is not None:  # without a cache they are embedded from the second step on
+            pipe.work["visual"] += int((ids == pipe.processor.video_token_id).sum())
 
     pipe.processor.process_videos, pipe.model.model.encode_frames = counting_process, counting_encode
     pipe.model.model.register_forward_pre_hook(counting_tokens, with_kwargs=True)

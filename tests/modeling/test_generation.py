@@ -16,23 +16,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from llava_next_video import DEMO_CHECKPOINT
+from tests.graphs import CountingBackend
 from tests.tiny import TEXT_CONFIGS, VIDEO_TOKEN_ID, make_model, make_processor, random_frames
 
 
 CLIP = "demo_model/samples/red_circle_moves_left.mp4"
 QUESTION = "Which way does the circle move?"
-
-
-class CountingBackend:
-    """A `torch.compile` backend that runs graphs as they are and remembers them."""
-
-    def __init__(self):
-        torch.compiler.reset()
-        self.graphs = []
-
-    def __call__(self, graph_module, example_inputs):
-        self.graphs.append(graph_module)
-        return graph_module.forward
 
 
 @pytest.fixture(scope="module")
@@ -177,19 +166,41 @@ def test_cache_is_taken_under_both_names(name):
         assert torch.allclose(last if part is model else model.lm_head(last), expected, atol=1e-5)
 
 
-def test_answer_with_a_placeholder_id_does_not_stop_decoding():
-    model = make_model()
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[VIDEO_TOKEN_ID] = 1.0
-        model.lm_head.weight[:VIDEO_TOKEN_ID] = -1.0
-    inputs = make_processor(model.config)(text="Hello.")
+def always_video_token(model, **kwargs) -> list[int]:
+    """The first row's answer of a model that says `<video>` whenever it may; `kwargs` go to `generate`."""
     bias = {(VIDEO_TOKEN_ID,): 100.0}
-    for cache in ("dynamic", "static"):
-        answer = model.generate(
-            **inputs, max_new_tokens=3, do_sample=False, sequence_bias=bias, cache_implementation=cache
-        )
-        assert answer[0, -3:].tolist() == [VIDEO_TOKEN_ID] * 3
+    return model.generate(max_new_tokens=3, do_sample=False, sequence_bias=bias, **kwargs)[0, -3:].tolist()
+
+
+WAYS_OF_KEEPING = [{}, {"cache_implementation": "static"}, {"use_cache": False}, {"use_cache": False, "num_beams": 2}]
+
+
+@pytest.mark.parametrize("how", WAYS_OF_KEEPING, ids=str)
+@pytest.mark.parametrize(
+    "prompts", [["Hello."], ["<video>\nWhat?"], ["<video>a", "Hello.", "b<image> <video>"]], ids=str
+)
+def test_answer_with_a_placeholder_id_does_not_stop_decoding(prompts, how):
+    """Without a cache the next step has it beside those of the prompt: more placeholders than features."""
+    model = make_model(video_newline_position="grid")
+    processor = make_processor(model.config)
+    processor.tokenizer.padding_side = "left"
+    videos = [random_frames(3) for prompt in prompts if "<video>" in prompt] or None
+    images = [Image.new("RGB", (20, 30)) for prompt in prompts if "<image>" in prompt] or None
+    inputs = processor(text=prompts, videos=videos, images=images, padding=True)
+    assert always_video_token(model, **inputs, **how) == [VIDEO_TOKEN_ID] * 3
+
+
+def test_placeholder_id_in_an_answer_is_read_alike_with_and_without_a_cache():
+    model = make_model(video_newline_position="grid")
+    processor = make_processor(model.config)
+    processor.tokenizer.padding_side = "left"
+    inputs = processor(text=["<video>a", "b<video>c"], videos=[random_frames(2), random_frames(3)], padding=True)
+    options = {"max_new_tokens": 6, "do_sample": False, "sequence_bias": {(VIDEO_TOKEN_ID,): 40.0}}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
+    cached, whole = (model.generate(**inputs, **options, use_cache=use_cache) for use_cache in (True, False))
+    assert VIDEO_TOKEN_ID in cached.sequences[:, -6:]
+    assert whole.sequences.tolist() == cached.sequences.tolist()
+    assert all(torch.allclose(*pair, atol=1e-4) for pair in zip(cached.logits, whole.logits))
 
 
 def test_class_may_run_in_other_engines_and_in_one_graph(demo):
@@ -237,3 +248,23 @@ def test_an_assistant_of_our_class_drafts_with_the_features_it_can_use(width):
     assert answer.tolist() == expected.tolist()
     if width == 32:
         assert len(steps) < 8
+
+
+@pytest.mark.parametrize("settings", [{"prefill_chunk_size": 5}, {"prefill_chunk_size": 500}, {}], ids=str)
+def test_an_assistant_of_our_class_reads_its_prompt_in_chunks(settings):
+    """transformers gives an assistant's chunks no features at all: its drafts are guesses, as the built-in's."""
+    model = make_model(video_newline_position="grid")
+    inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
+    expected = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    assistant = make_model(seed=1, video_newline_position="grid")
+    answer = model.generate(**inputs, max_new_tokens=8, do_sample=False, assistant_model=assistant, **settings)
+    assert answer.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("settings", [{"prefill_chunk_size": 5}, {"use_cache": False}, {"num_beams": 2}], ids=str)
+def test_error_when_a_prompt_to_generate_from_comes_without_its_video(settings):
+    model = make_model(video_newline_position="grid")
+    inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
+    del inputs["pixel_values_videos"]
+    with pytest.raises(ValueError, match="placeholders and came without videos"):
+        model.generate(**inputs, max_new_tokens=8, **settings)
