@@ -12,11 +12,12 @@ from dataclasses import fields, is_dataclass
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 
 from ..reading.addresses import scheme_of
 from ..reading.video_sources import is_video_source
-from .video_processing_llava_next_video import ProcessedVideo
+from .video_inputs import ProcessedVideo
 
 
 # Types of parts, and what each is: OpenAI's names too, of both its interfaces.
@@ -40,7 +41,7 @@ KEYS = {
 KEYS_OF_PARTS = tuple(dict.fromkeys(key for keys in KEYS.values() for key in keys)) + SOUND
 # What other libraries write beside the content of a message, where no template would show it.
 KEYS_OUTSIDE_PARTS = ("image", "images", "video", "videos", "audios", *SOUND, "image_url", "video_url")
-MOST_LEVELS = 50
+MAX_LEVELS = 50
 
 
 class Malformed(Exception):
@@ -85,8 +86,8 @@ def checked_conversations(conversation, need_sources: bool = True) -> tuple[list
 
 
 def with_media(messages: list[dict], picture: Callable | None = None, video: Callable | None = None) -> list[dict]:
-    """The messages of a checked chat with other pictures and videos in them: what the functions make of each, in order;
-    a function that is not given leaves them as they are. Parts without a source stay so."""
+    """The messages of a checked chat, with the functions applied to each picture and each video, in order. Without a
+    function they stay as they are, and so do parts without a source."""
     change = {"image": picture, "video": video}
 
     def changed(part: dict) -> dict:
@@ -114,14 +115,47 @@ class Sealed:
 
 
 def unsealed(media):
-    """Media as `__call__` gets them, with what was sealed in the place of its seal."""
+    """Media as `__call__` gets them, with each `Sealed` replaced by what is in it."""
     if isinstance(media, list | tuple) and any(isinstance(item, Sealed | list | tuple) for item in media):
         return [unsealed(item) for item in media]
     return media._source if isinstance(media, Sealed) else media
 
 
+def with_template_errors(apply_chat_template: Callable, tokenize: bool):
+    """Call a function that writes a chat by its template and, with `tokenize`, makes inputs of it.
+
+    Templates are programs of strangers, and fail in any way; but what else the call does may fail alike. Whose failure
+    it was shows when the chat is written as text alone.
+
+    Raises:
+        ValueError: the template cannot write the chat.
+    """
+    try:
+        return apply_chat_template(tokenize=tokenize)
+    except ValueError:
+        raise
+    except Exception as error:
+        if tokenize and not fails(apply_chat_template):
+            raise
+        reason = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__} {error}"
+        raise ValueError(
+            f"The chat template cannot write this chat: {reason.rstrip(' .'):.1000}. Send messages in the roles and "
+            "the order that the checkpoint was trained with; or the template is damaged."
+        ) from error
+
+
+def fails(apply_chat_template: Callable) -> bool:
+    """Whether a chat cannot even be written as text."""
+    try:
+        apply_chat_template(tokenize=False)
+    except Exception:
+        return True
+    return False
+
+
 @contextmanager
-def naming(place: str):
+def errors_at(place: str):
+    """Add the place to what is wrong with a message or a part."""
     try:
         yield
     except Malformed as problem:
@@ -129,7 +163,7 @@ def naming(place: str):
 
 
 def checked_message(message, place: str, need_sources: bool) -> dict:
-    with naming(place):
+    with errors_at(place):
         message = as_dict(message, "a message is a dictionary with 'role' and 'content'")
         check_levels(message)
         check_text(message.get("role"), "role")
@@ -148,7 +182,7 @@ def checked_message(message, place: str, need_sources: bool) -> dict:
 
 
 def checked_part(part, place: str, need_sources: bool) -> dict:
-    with naming(place):
+    with errors_at(place):
         part = as_dict(part, "a part is a dictionary such as {'type': 'text', 'text': ...}")
         kind = kind_of(part)
         if kind != "text" and isinstance(part.get("text"), str) and not part["text"]:
@@ -221,15 +255,15 @@ def as_dict(value, expected: str) -> dict:
 
 
 def check_levels(value):
-    """Refuse what is nested without end: templates look into every key."""
+    """Check that a message ends somewhere: templates look into every key of what is nested in it."""
     level = [value]
-    for _ in range(MOST_LEVELS):
+    for _ in range(MAX_LEVELS):
         inside = [item for outer in level for item in (outer.values() if isinstance(outer, Mapping) else outer)]
-        # Each once: lists may hold one another many times.
+        # Each of them once: lists may contain one another many times.
         level = list({id(item): item for item in inside if isinstance(item, Mapping | list | tuple)}.values())
         if not level:
             return
-    raise Malformed(f"lists and dictionaries in it are nested more than {MOST_LEVELS} levels deep. Flatten them")
+    raise Malformed(f"lists and dictionaries in it are nested more than {MAX_LEVELS} levels deep. Flatten them")
 
 
 def check_text(value, name: str):

@@ -12,7 +12,7 @@ from transformers.image_utils import SizeDict
 
 
 class ExactPixelsMixin:
-    """Goes in front of a torchvision-backed processor; `exact_pixels=True` switches it on."""
+    """Goes in front of a torchvision-backed processor; `exact_pixels=True` switches the exact arithmetic on."""
 
     exact_pixels = False
 
@@ -27,6 +27,30 @@ class ExactPixelsMixin:
                 f"The processor with exact_pixels=True got {values.dtype} and do_rescale=False or its own "
                 "rescale_factor; the original prepares 8-bit pictures only. Pass those, or exact_pixels=False."
             )
+
+    def prepare_pixels(
+        self,
+        pixels: torch.Tensor,
+        do_resize: bool,
+        size: SizeDict,
+        resample,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Resize, crop, rescale and normalize pictures of one size: (n, 3, h, w) -> (n, 3, height, width), float32."""
+        if do_resize:
+            pixels = self.resize(pixels, size, resample=resample)  # (n, 3, *resized_sides(h, w, size))
+        if do_center_crop:
+            pixels = self.center_crop(pixels, crop_size)  # (n, 3, crop_size.height, crop_size.width)
+        # Rows of a channel lie together from here on, as the tower wants them; as bytes that is a small copy.
+        pixels = pixels.contiguous()
+        return self.rescale_and_normalize(pixels, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
 
     def resize(self, image: torch.Tensor, size: SizeDict, resample=None, **kwargs) -> torch.Tensor:
         """Resize (..., 3, h, w), uint8."""

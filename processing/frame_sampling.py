@@ -4,7 +4,12 @@ Sources: `load_video` in playground/demo/video_demo.py of LLaVA-NeXT for the rul
 `default_sample_indices_fn` in transformers/video_utils.py for `legacy`.
 """
 
+from typing import Literal
+
 import numpy as np
+
+
+SamplingRule = Literal["uniform", "uniform_repeated", "fps_capped", "legacy"]
 
 
 def uniform_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:
@@ -103,7 +108,7 @@ def fps_indices_by_time(times: np.ndarray, fps: float) -> np.ndarray:
     >>> fps_indices_by_time(np.array([0, 1, 2, 2.1, 2.2, 2.9, 3]), 1).tolist()
     [0, 1, 2, 6]
     """
-    # As often as that is not needed: between two frames nothing changes.
+    # A higher rate finds the same frames: nothing changes between two of them.
     fps = min(fps, 1 / max(np.diff(times).min(), 1e-6))
     moments = np.arange(np.floor(times[-1] * fps + 1e-6) + 1) / fps
     return np.unique(np.searchsorted(times, moments + 1e-6, side="right") - 1)

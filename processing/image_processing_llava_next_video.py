@@ -11,22 +11,16 @@ from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_transforms import divide_to_patches, group_images_by_shape, reorder_images
-from transformers.image_utils import (
-    OPENAI_CLIP_MEAN,
-    OPENAI_CLIP_STD,
-    ChannelDimension,
-    PILImageResampling,
-    SizeDict,
-)
+from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.processing_utils import ImagesKwargs
 
-from ..modeling.own_code import forget_exported_code
+from ..modeling.configuration_llava_next_video import MAX_TILES
 from ..reading.picture_values import is_own_scale
 from ..reading.pictures import read_picture, rgb_picture
 from ..reading.video_sources import is_video_source
+from .checked_settings import PixelSettingsMixin
 from .exact_pixels import ExactPixelsMixin
-from .limits_mixin import LimitsMixin
-from .pixel_bounds import MOST_TILES, check_on_the_way, check_settings, largest_sides
+from .pixel_bounds import check_intermediate_size, check_preparation, memory_errors
 
 
 class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
@@ -39,7 +33,7 @@ class LlavaNextVideoImageProcessorKwargs(ImagesKwargs, total=False):
     image_aspect_ratio: str
 
 
-class LlavaNextVideoImageProcessor(LimitsMixin, ExactPixelsMixin, TorchvisionBackend):
+class LlavaNextVideoImageProcessor(PixelSettingsMixin, ExactPixelsMixin, TorchvisionBackend):
     """Turns images into `pixel_values` (images, tiles, 3, height, width), float32, and `image_sizes` (images, 2).
 
     With `image_aspect_ratio="anyres"` (or `"anyres_max_N"`) the first tile is an overview of the whole image, and the
@@ -56,24 +50,9 @@ class LlavaNextVideoImageProcessor(LimitsMixin, ExactPixelsMixin, TorchvisionBac
     model_input_names = ("pixel_values", "image_sizes")
     valid_kwargs = LlavaNextVideoImageProcessorKwargs
 
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 224}
-    default_to_square = False
-    crop_size = {"height": 224, "width": 224}
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
     do_pad = True
     image_grid_pinpoints = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
     image_aspect_ratio = "anyres"
-
-    def __init__(self, **kwargs):
-        forget_exported_code(self, kwargs)
-        super().__init__(**kwargs)
 
     def to_dict(self) -> dict:
         return {**super().to_dict(), "image_processor_type": "LlavaNextImageProcessor"}
@@ -109,72 +88,64 @@ class LlavaNextVideoImageProcessor(LimitsMixin, ExactPixelsMixin, TorchvisionBac
         self.check_exact(image, own_scale)
         return image.contiguous().to(device)
 
-    def _standardize_kwargs(self, **kwargs) -> dict:
-        settings = super()._standardize_kwargs(**kwargs)
-        check_settings(self.limits, settings)
-        return settings
+    def preprocess(self, images, *args, **kwargs) -> BatchFeature:
+        """Read and prepare pictures.
+
+        Raises:
+            VideoReadError: one cannot be read, or memory runs out; `VideoLimitError`, it would cost more than the
+                limits allow.
+            ValueError, TypeError: one is no picture, or a setting is impossible.
+        """
+        with memory_errors("given to the image processor"):
+            return super().preprocess(images, *args, **kwargs)
 
     def _preprocess(
-        self,
-        images: list[torch.Tensor],
-        do_resize: bool,
-        size: SizeDict,
-        resample,
-        do_center_crop: bool,
-        crop_size: SizeDict,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean,
-        image_std,
-        do_pad: bool,
-        image_grid_pinpoints: list[list[int]],
-        image_aspect_ratio: str,
-        disable_grouping: bool | None,
-        return_tensors,
-        **kwargs,
+        self, images: list[torch.Tensor], do_pad: bool, disable_grouping: bool | None, return_tensors, **settings
     ) -> BatchFeature:
-        if image_aspect_ratio.startswith("anyres"):
-            overview_size = SizeDict(height=size.height or size.shortest_edge, width=size.width or size.shortest_edge)
-            tile_side = crop_size.height if do_center_crop else overview_size.height
-            tiles_of_images = [
-                [
-                    self.resize(image, overview_size, resample=resample),
-                    *self.cut_tiles(image, image_grid_pinpoints, tile_side, resample),
-                ]
-                for image in images
-            ]
-        elif image_aspect_ratio == "pad":
-            for image in images:
-                check_on_the_way(*[max(image.shape[-2:])] * 2, tuple(image.shape[-2:]), self.limits)
-            tiles_of_images = [[pad_to_square(image, image_mean)] for image in images]
-        else:
-            for image in images:
-                if do_resize:
-                    sides = tuple(image.shape[-2:])
-                    check_on_the_way(*largest_sides(*sides, size), sides, self.limits)
-            tiles_of_images = [[image] for image in images]
-
+        tiles_of_images = [self.tiles_of(image, **settings) for image in images]
+        for tiles in tiles_of_images:
+            for height, width in {tuple(tile.shape[-2:]) for tile in tiles}:
+                check_preparation(len(tiles), (height, width), self.limits, **settings)
         grouped, positions = group_images_by_shape(
             [tile for tiles in tiles_of_images for tile in tiles], disable_grouping=disable_grouping
         )
         for shape, tiles in grouped.items():  # (tiles of this shape, 3, h, w)
-            if do_resize:
-                tiles = self.resize(tiles, size, resample=resample)
-            if do_center_crop:
-                tiles = self.center_crop(tiles, crop_size)
-            grouped[shape] = self.rescale_and_normalize(
-                tiles, do_rescale, rescale_factor, do_normalize, tuple(image_mean), tuple(image_std)
-            )
+            grouped[shape] = self.prepare_pixels(tiles, **settings)  # (tiles of this shape, 3, height, width)
         num_tiles = [len(tiles) for tiles in tiles_of_images]
-        pixel_values = list(torch.stack(reorder_images(grouped, positions)).split(num_tiles))
+        all_tiles = torch.stack(reorder_images(grouped, positions))  # (tiles of all images, 3, height, width)
+        pixel_values = list(all_tiles.split(num_tiles))  # (tiles, 3, height, width) of each image
         if do_pad:
             pixel_values = [
-                torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, 0, 0, max(num_tiles) - len(tiles)))
+                torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, 0, 0, max(num_tiles) - len(tiles)))  # (most tiles, ...)
                 for tiles in pixel_values
             ]
         image_sizes = [tuple(image.shape[-2:]) for image in images]
         return BatchFeature({"pixel_values": pixel_values, "image_sizes": image_sizes}, tensor_type=return_tensors)
+
+    def tiles_of(
+        self,
+        image: torch.Tensor,
+        size: SizeDict,
+        resample,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        image_mean,
+        image_grid_pinpoints: list[list[int]],
+        image_aspect_ratio: str,
+        **kwargs,
+    ) -> list[torch.Tensor]:
+        """The tiles (3, h, w) of an image (3, h, w), before they have their final size: an overview and what it is cut
+        into, or the image itself, padded or not."""
+        if image_aspect_ratio.startswith("anyres"):
+            overview_size = SizeDict(height=size.height or size.shortest_edge, width=size.width or size.shortest_edge)
+            tile_side = crop_size.height if do_center_crop else overview_size.height
+            overview = self.resize(image, overview_size, resample=resample)  # (3, overview height, overview width)
+            return [overview, *self.cut_tiles(image, image_grid_pinpoints, tile_side, resample)]
+        if image_aspect_ratio == "pad":
+            height, width = image.shape[-2:]
+            check_intermediate_size(max(height, width), max(height, width), (height, width), self.limits)
+            return [pad_to_square(image, image_mean)]  # (3, side, side)
+        return [image]
 
     def cut_tiles(
         self, image: torch.Tensor, grid_pinpoints: list[list[int]], tile_side: int, resample
@@ -183,20 +154,20 @@ class LlavaNextVideoImageProcessor(LimitsMixin, ExactPixelsMixin, TorchvisionBac
         target_height, target_width = select_best_resolution(tuple(image.shape[-2:]), grid_pinpoints)
         if target_height % tile_side or target_width % tile_side:
             raise ValueError(
-                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
+                f"An image would be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
                 f"cut into tiles of {tile_side}x{tile_side}, but that does not divide. Give the image processor "
                 "image_grid_pinpoints that are multiples of its crop_size (or, without cropping, of its size)."
             )
         if target_height * target_width > self.limits.max_frame_pixels:
             raise ValueError(
-                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, "
+                f"An image would be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, "
                 f"which is over max_frame_pixels={self.limits.max_frame_pixels}. The checkpoint's image_grid_pinpoints "
                 "are damaged; or raise this limit of the image processor (`limits`)."
             )
-        if (target_height // tile_side) * (target_width // tile_side) > MOST_TILES:
+        if (target_height // tile_side) * (target_width // tile_side) > MAX_TILES:
             raise ValueError(
-                f"An image is to be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
-                f"cut into tiles of {tile_side}x{tile_side}, which are more than {MOST_TILES}. Correct "
+                f"An image would be padded to {target_height}x{target_width} pixels, one of image_grid_pinpoints, and "
+                f"cut into tiles of {tile_side}x{tile_side}, which are more than {MAX_TILES}. Correct "
                 "crop_size or image_grid_pinpoints, which are damaged."
             )
         height, width = get_patch_output_size(image, (target_height, target_width), ChannelDimension.FIRST)

@@ -1,44 +1,36 @@
-"""What preparing pixels may cost, decided by arithmetic before memory is taken; and the settings that decide it.
+"""What preparing pixels may cost, decided by arithmetic before memory is taken.
 
-A picture on its way, resized by its shorter side or padded to a square, may have `ENLARGEMENT` times
-`max_frame_pixels`; what is returned for a video may have `max_result_bytes` as 8-bit pixels.
+A picture before its final crop, resized by its shorter side or padded to a square, may have `MAX_ENLARGEMENT` times
+`max_frame_pixels`; what is returned for one video or picture may have `max_result_bytes`.
 """
 
 import math
-from numbers import Integral, Real
+from contextlib import contextmanager
 
 import torch
-from transformers.image_utils import SizeDict, pil_torch_interpolation_mapping
+from transformers.image_utils import SizeDict
 
-from ..modeling.configuration_llava_next_video import ASPECT_RATIO
-from ..reading.errors import VideoLimitError, named_limits
+from ..reading.errors import VideoLimitError, VideoReadError, named_limits
 from ..reading.limits import ReadingLimits
 from .exact_pixels import resized_sides
 
 
-ENLARGEMENT = 4
-MOST_FRAMES = 1_000_000
-MOST_TILES = 1000  # as in the configuration: of a grid, and grids; the largest of a released checkpoint has 36
+MAX_ENLARGEMENT = 4
 
 
-def check_on_the_way(height: int, width: int, original: tuple[int, int], limits: ReadingLimits):
+def check_intermediate_size(height: int, width: int, original: tuple[int, int], limits: ReadingLimits):
     """Check the size of a picture before its final crop.
 
     Raises:
-        VideoLimitError: it has more than `ENLARGEMENT` times `max_frame_pixels`.
+        VideoLimitError: it has more than `MAX_ENLARGEMENT` times `max_frame_pixels`.
     """
-    most = ENLARGEMENT * limits.max_frame_pixels
+    most = MAX_ENLARGEMENT * limits.max_frame_pixels
     if height * width > most:
         raise VideoLimitError(
-            describe_size(*original),
-            f"preparing it takes a picture of {height}x{width} pixels, more than {ENLARGEMENT} times "
+            f"of {original[0]}x{original[1]} pixels",
+            f"preparing it takes a picture of {height}x{width} pixels, more than {MAX_ENLARGEMENT} times "
             f"max_frame_pixels={limits.max_frame_pixels}; crop what is so long and thin, or raise this limit",
         )
-
-
-def describe_size(height: int, width: int) -> str:
-    """How messages name a picture or video of which only the size is known."""
-    return f"of {height}x{width} pixels"
 
 
 def largest_sides(height: int, width: int, size: SizeDict) -> tuple[int, int]:
@@ -50,84 +42,50 @@ def largest_sides(height: int, width: int, size: SizeDict) -> tuple[int, int]:
     return resized_sides(height, width, size)
 
 
-def check_prepared(num_frames: int, height: int, width: int, limits: ReadingLimits):
-    """Check the size of a video that is returned.
+def check_preparation(
+    num_pictures: int,
+    original: tuple[int, int],
+    limits: ReadingLimits,
+    do_resize: bool,
+    size: SizeDict,
+    do_center_crop: bool,
+    crop_size: SizeDict,
+    **kwargs,
+) -> tuple[int, int]:
+    """Check what preparing pictures of the size `original` takes, with these settings of a processor.
+
+    Returns:
+        Height and width that they are resized to, at most.
 
     Raises:
-        VideoLimitError: its pixels as bytes are over `max_result_bytes`.
+        VideoLimitError: one is too large on the way, or the result is larger than `max_result_bytes`.
     """
-    with named_limits(f"prepared as {num_frames}x{height}x{width} pixels"):
-        limits.check_result(num_frames, height, width)
+    resized = largest_sides(*original, size) if do_resize else original
+    check_intermediate_size(*resized, original, limits)
+    height, width = (crop_size.height, crop_size.width) if do_center_crop else resized
+    with named_limits(f"prepared as {num_pictures}x{height}x{width} pixels"):
+        limits.check_result(num_pictures, height, width, bytes_per_value=4)
+    return resized
 
 
-def pieces(frames: torch.Tensor, resized: tuple[int, int], limits: ReadingLimits) -> tuple[torch.Tensor, ...]:
+def split_by_pixels(frames: torch.Tensor, resized: tuple[int, int], limits: ReadingLimits) -> tuple[torch.Tensor, ...]:
     """Frames (n, 3, h, w) in pieces: as many frames together as have `max_frame_pixels`, before and after they are
     resized, but at least one."""
     pixels = max(math.prod(frames.shape[-2:]), math.prod(resized))
     return frames.split(max(1, limits.max_frame_pixels // pixels))
 
 
-def check_settings(limits: ReadingLimits, settings: dict):
-    """Check the settings of an image or video processor, from a checkpoint or a call, that decide what it costs.
-
-    Raises:
-        ValueError: one of them is impossible, or so large that it is damaged.
-    """
-    for name in ("size", "crop_size"):
-        for side in ("height", "width", "shortest_edge", "longest_edge", "max_height", "max_width"):
-            check_side(f"{name}[{side!r}]", getattr(settings.get(name), side, None), limits)
-    factor = settings.get("rescale_factor")
-    if factor is not None and not (is_number(factor) and factor != 0):
-        refuse("rescale_factor", factor, "a number other than 0; 1/255 for pixels of 0..255")
-    for name, least in (("image_mean", -math.inf), ("image_std", 0)):
-        values = settings.get(name)
-        values = values if isinstance(values, list | tuple) else [] if values is None else [values]
-        if len(values) not in (0, 1, 3) or not all(is_number(value) and value > least for value in values):
-            above = "" if least else ", greater than 0"
-            refuse(name, list(values), f"three numbers, one for each colour{above}")
-    num_frames = settings.get("num_frames")
-    if num_frames is not None and not (is_whole(num_frames) and 0 < num_frames <= MOST_FRAMES):
-        refuse("num_frames", num_frames, f"a whole number from 1 to {MOST_FRAMES}")
-    fps = settings.get("fps")
-    if fps is not None and not (is_number(fps) and fps > 0):
-        refuse("fps", fps, "a number greater than 0")
-    resample = settings.get("resample")
-    if is_whole(resample) and resample not in pil_torch_interpolation_mapping:
-        refuse("resample", resample, "a number of PIL.Image.Resampling, 0 to 5")
-    check_grids(settings.get("image_grid_pinpoints"))
-    ratio = settings.get("image_aspect_ratio")
-    if ratio is not None and not (isinstance(ratio, str) and ASPECT_RATIO.fullmatch(ratio)):
-        refuse("image_aspect_ratio", ratio, "'anyres', 'anyres_max_N', 'pad' or 'square'")
-
-
-def check_side(name: str, side, limits: ReadingLimits):
-    if side is not None and not (is_whole(side) and side > 0 and side**2 <= limits.max_frame_pixels):
-        refuse(name, side, f"pixels, of which a square has up to max_frame_pixels={limits.max_frame_pixels}")
-
-
-def check_grids(grids):
-    if grids is None:
-        return
-    if not isinstance(grids, list | tuple) or not 0 < len(grids) <= MOST_TILES:
-        count = f"{len(grids)} entries" if isinstance(grids, list | tuple) else grids
-        refuse("image_grid_pinpoints", count, f"1 to {MOST_TILES} sizes [height, width] in pixels")
-    for grid in grids:
-        if not (
-            isinstance(grid, list | tuple) and len(grid) == 2 and all(is_whole(side) and side > 0 for side in grid)
-        ):
-            refuse("image_grid_pinpoints", grid, "sizes [height, width] in pixels")
-
-
-def is_whole(value) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def is_number(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def refuse(name: str, value, expected: str):
-    raise ValueError(
-        f"The processor was to be used with {name}={str(value)[:200]}; it has to be {expected}. Correct the "
-        "checkpoint's preprocessor settings, or what you passed."
-    )
+@contextmanager
+def memory_errors(name: str):
+    """When memory runs out inside, raise a `VideoReadError`; `name` says in it which videos took so much."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has no class of its own for the memory of the CPU.
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise VideoReadError(
+            name,
+            f"there is not enough memory for its pixels ({str(error) or 'MemoryError':.1000}); pass "
+            "fewer videos or pictures at a time, choose fewer frames (num_frames) or a smaller size",
+        ) from error

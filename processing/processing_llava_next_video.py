@@ -1,8 +1,10 @@
 """The processor of LLaVA-NeXT-Video: prompts with videos and images become token ids and pixel values, and every
 `<video>` and `<image>` in a prompt becomes as many placeholders as the model makes tokens of that video or image."""
 
+import reprlib
+from functools import partial
+
 import torch
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import (
     MODALITY_TO_BASE_CLASS_MAPPING,
@@ -14,14 +16,11 @@ from transformers.processing_utils import (
 from ..modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from ..modeling.other_formats import format_of
 from ..modeling.visual_grid import image_token_count, video_token_count
-from .chat_messages import Sealed, checked_conversations, unsealed, with_media
+from .chat_messages import Sealed, checked_conversations, unsealed, with_media, with_template_errors
+from .checked_settings import check_settings
 from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImageProcessorKwargs
-from .video_processing_llava_next_video import (
-    LlavaNextVideoVideoProcessor,
-    LlavaNextVideoVideoProcessorKwargs,
-    ProcessedVideo,
-    as_list_of_videos,
-)
+from .video_inputs import ProcessedVideo, as_list_of_videos
+from .video_processing_llava_next_video import LlavaNextVideoVideoProcessor, LlavaNextVideoVideoProcessorKwargs
 
 
 # Arguments of `from_pretrained` that are for models. `pipeline` passes them to processors too, where a tokenizer would
@@ -40,20 +39,6 @@ MODEL_ARGUMENTS = (
 )
 # What the pictures, videos and texts of a chat are called in a call; they come from its messages.
 FROM_MESSAGES = ("images", "videos", "audio", "text")
-# Settings of the processor's parts, in one file with its own.
-OF_PARTS = ("image_processor", "video_processor")
-# What the settings have to be; texts that are listed, or a number that counts something.
-CHOICES = {
-    "vision_feature_select_strategy": (None, "default", "full"),
-    "spatial_pool_mode": ("average", "max", "bilinear", "conv"),
-    "video_newline_position": ("no_token", "one_token", "frame", "grid"),
-}
-COUNTS = {  # the least, and whether None will do
-    "patch_size": (1, True),
-    "num_additional_image_tokens": (0, False),
-    "spatial_pool_stride": (1, False),
-    "slow_frame_stride": (1, True),
-}
 
 
 class LlavaNextVideoProcessorKwargs(ProcessingKwargs, total=False):
@@ -110,19 +95,6 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         space_after_visuals: bool = False,
         **kwargs,
     ):
-        check_settings(
-            patch_size=patch_size,
-            vision_feature_select_strategy=vision_feature_select_strategy,
-            num_additional_image_tokens=num_additional_image_tokens,
-            spatial_pool_mode=spatial_pool_mode,
-            spatial_pool_stride=spatial_pool_stride,
-            video_newline_position=video_newline_position,
-            slow_frame_stride=slow_frame_stride,
-            space_after_visuals=space_after_visuals,
-            video_token=video_token,
-            image_token=image_token,
-            chat_template=chat_template,
-        )
         self.patch_size = patch_size
         self.vision_feature_select_strategy = vision_feature_select_strategy
         self.num_additional_image_tokens = num_additional_image_tokens
@@ -131,6 +103,8 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         self.video_newline_position = video_newline_position
         self.slow_frame_stride = slow_frame_stride
         self.space_after_visuals = space_after_visuals
+        texts = {"video_token": video_token, "image_token": image_token, "chat_template": chat_template}
+        check_settings({**vars(self), **texts})
         self.image_token = getattr(tokenizer, "image_token", image_token)
         self.video_token = getattr(tokenizer, "video_token", video_token)
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
@@ -195,10 +169,10 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             settings, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
-                f"Could not read the processor of {pretrained_model_name_or_path}: {error!r}. Its "
+                f"Could not read the processor of {pretrained_model_name_or_path}: {error!r:.1000}. Its "
                 "processor_config.json is damaged; it has to be a JSON object of settings by name."
             ) from error
-        check_settings(**{name: settings[name] for name in OF_PARTS if name in settings})
+        check_settings({name: settings[name] for name in ("image_processor", "video_processor") if name in settings})
         return settings, kwargs
 
     @staticmethod
@@ -208,8 +182,8 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         kinds = (MODALITY_TO_BASE_CLASS_MAPPING[kind] for kind in ("tokenizer", "image_processor", "video_processor"))
         if module_name not in flatten(list(kinds)):
             raise ValueError(
-                f"The checkpoint has its processor load a model of the class {module_name!r}, for sound, which "
-                "LLaVA-NeXT-Video does not hear. Nothing was loaded; remove `audio_tokenizer` from its "
+                f"The checkpoint has its processor load a model of the class {reprlib.repr(module_name)}, for sound, "
+                "which LLaVA-NeXT-Video does not hear. Nothing was loaded; remove `audio_tokenizer` from its "
                 "processor_config.json, and audio_tokenizer_config.json."
             )
         return ProcessorMixin.get_possibly_dynamic_module(module_name)
@@ -291,24 +265,19 @@ class LlavaNextVideoProcessor(ProcessorMixin):
             )
         conversations, is_batch = checked_conversations(conversation, need_sources=tokenize)
         conversations = [with_media(messages, Sealed, Sealed) for messages in conversations]
-        try:
-            return super().apply_chat_template(
-                conversations if is_batch else conversations[0],
-                chat_template,
-                tools=tools,
-                documents=documents,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                return_assistant_tokens_mask=return_assistant_tokens_mask,
-                tokenize=tokenize,
-                processor_kwargs=processor_kwargs,
-                **kwargs,
-            )
-        except TemplateError as error:
-            raise ValueError(
-                f"The chat template cannot write this chat: {str(error).rstrip('.')}. Send messages in the roles and "
-                "the order that the checkpoint was trained with."
-            ) from error
+        apply = partial(
+            super().apply_chat_template,
+            conversations if is_batch else conversations[0],
+            chat_template,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            processor_kwargs=processor_kwargs,
+            **kwargs,
+        )
+        return with_template_errors(apply, tokenize)
 
     def get_text_with_replacements(
         self,
@@ -466,38 +435,3 @@ def without_empty_lists(media):
     if not isinstance(media, list | tuple):
         return media
     return [item for item in media if not (isinstance(item, list | tuple) and len(item) == 0)] or None
-
-
-def check_settings(**settings):
-    """Refuse settings of a damaged checkpoint, before anything is counted with them.
-
-    Raises:
-        ValueError: names the first setting that is wrong.
-    """
-    for name, value in settings.items():
-        if expected := what_is_wrong(name, value):
-            raise ValueError(
-                f"The processor's {name} is {value!r}; it has to be {expected}. Mend the checkpoint's "
-                "processor_config.json, or pass the setting."
-            )
-
-
-def what_is_wrong(name: str, value) -> str | None:
-    """What a setting would have to be, or None where it is that."""
-    if name in CHOICES:
-        listed = value is None or isinstance(value, str)
-        return None if listed and value in CHOICES[name] else f"one of {CHOICES[name]}"
-    if name in COUNTS:
-        least, optional = COUNTS[name]
-        is_right = (optional and value is None) or (type(value) is int and value >= least)
-        return None if is_right else f"a whole number, {least} or more" + optional * ", or None"
-    if name in OF_PARTS:
-        return None if isinstance(value, dict) else "settings by name"
-    if name == "space_after_visuals":
-        return None if isinstance(value, bool) else "True or False"
-    if name == "chat_template":
-        texts = value.values() if isinstance(value, dict) else [value]
-        return (
-            None if value is None or all(isinstance(text, str) for text in texts) else "a text, texts by name, or None"
-        )
-    return None if isinstance(value, str) else "a text"

@@ -43,7 +43,8 @@ class ReadingLimits:
             time that a file object that cannot seek may take to its end, looked at between reads.
         max_frame_pixels: height times width of the largest frame. A decoder holds up to some thirty frames.
         max_frames: most frames in a video, sampled or not.
-        max_result_bytes: size of the frames that are returned: frames * height * width * 3.
+        max_result_bytes: size of what one video or picture becomes: frames * height * width * 3 when it is read, and 4
+            times that for the float32 pixels that a processor prepares.
         max_decode_seconds: longest time from opening the file to the last frame. It is looked at between reads,
             packets and frames: one packet or frame cannot be interrupted.
         max_packet_units: most units (NAL units, OBUs, slices, scans) in one packet, of which a decoder keeps some
@@ -89,13 +90,13 @@ class ReadingLimits:
         if num_frames > self.max_frames:
             raise OverLimit(f"it has more frames than max_frames={self.max_frames}; cut it, or raise this limit")
 
-    def check_result(self, num_frames: int, height: int, width: int):
-        """Check frames that are returned."""
-        num_bytes = num_frames * height * width * 3
+    def check_result(self, num_frames: int, height: int, width: int, bytes_per_value: int = 1):
+        """Check RGB frames that are returned."""
+        num_bytes = num_frames * height * width * 3 * bytes_per_value
         if num_bytes > self.max_result_bytes:
             raise OverLimit(
                 f"{num_frames} frames of {height}x{width} pixels are {num_bytes} bytes, more than "
-                f"max_result_bytes={self.max_result_bytes}; choose fewer frames, or raise this limit"
+                f"max_result_bytes={self.max_result_bytes}; choose fewer frames or a smaller size, or raise this limit"
             )
 
     def check_packet_units(self, num_units: int):

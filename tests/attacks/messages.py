@@ -56,6 +56,7 @@ def attacks(folder: Path) -> list[Attack]:
         return run
 
     return [
+        *templates(ask),
         *malformed(ask),
         *fetching(ask, url),
         *bombs(ask),
@@ -65,6 +66,18 @@ def attacks(folder: Path) -> list[Attack]:
 
 def chat(*parts) -> list[dict]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": "?"}]}]
+
+
+def templates(ask: Callable) -> list[Attack]:
+    """Chat templates are programs of strangers, in jinja's sandbox, which bounds neither numbers nor texts."""
+    chat = [{"role": "user", "content": "Hello"}]
+    programs = ("{% for i in range(10**9) %}{% endfor %}", "{{ 'x' * 10**10 }}", "{{ 1 / 0 }}", "{{ 'a' + 1 }}")
+    return [
+        Attack(
+            f"the template {program}", ask(chat, chat_template=program), ValueError, "The chat template cannot write"
+        )
+        for program in programs
+    ]
 
 
 def malformed(ask: Callable) -> list[Attack]:

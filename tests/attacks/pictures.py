@@ -118,7 +118,21 @@ def attacks(folder: Path) -> list[Attack]:
         "an array": partial(processors["anyres"], np.zeros((12000, 12000), dtype=bool)),
         "frames": partial(video_processor, [text, text]),
     }
+    giant = {"size": {"height": 5900, "width": 5900}, "do_center_crop": False}
+    frames = np.zeros((32, 8, 8, 3), dtype=np.uint8)
+    results = [
+        # The default limit is above the memory of this process: 9 frames are 3.8 GB.
+        Attack("a result over the limit", partial(LlavaNextVideoVideoProcessor(**giant), frames), VideoLimitError),
+        Attack(
+            "a result over the memory",
+            partial(LlavaNextVideoVideoProcessor(**giant), frames[:9]),
+            VideoReadError,
+            "not enough memory for its pixels",
+        ),
+        Attack("an image over the limit", partial(image_processor("anyres"), frames[0], **giant), ValueError),
+    ]
     return [
+        *results,
         *thin,
         *thin_frames,
         *formats,

@@ -3,7 +3,10 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from llava_next_video import (
     DEMO_CHECKPOINT,
@@ -77,6 +80,29 @@ def attacks(folder: Path) -> list[Attack]:
                 except Exception as error:
                     raise AssertionError(f"{key} = {str(value)[:20]}") from error
 
+    def every_damage_to_a_part(part: str):
+        """All values in all settings of the video or image processor, and a text in place of each of its methods: an
+        error that is documented, or pixels and a model card."""
+        copy = copy_of(DEMO_CHECKPOINT, "preprocessor_config.json", "{}")
+        settings = json.loads((copy / "processor_config.json").read_text())
+        media = {f"{part.removesuffix('_processor')}s": np.zeros((2, 24, 32, 3), dtype=np.uint8)}
+        part_class = type(getattr(LlavaNextVideoProcessor.from_pretrained(copy), part))
+        known = {*settings[part], *part_class.valid_kwargs.__annotations__}
+        values = {name: (*VALUES, "cuda:9", "meta") if name in known else ("x",) for name in {*known, *dir(part_class)}}
+        for name in values:
+            for value in values[name]:
+                damaged = {**settings, part: {**settings[part], name: value}}
+                (copy / "processor_config.json").write_text(json.dumps(damaged))
+                try:
+                    processor = LlavaNextVideoProcessor.from_pretrained(copy)
+                    pixels = next(iter(processor(**media).values()))
+                    assert pixels[0].device.type == "cpu"
+                    model_card(copy)
+                except (ValueError, OSError):
+                    continue
+                except Exception as error:
+                    raise AssertionError(f"{part}: {name} = {str(value)[:20]}") from error
+
     def of_the_tower(text: str) -> Callable:
         def run():
             tower = Path(shutil.copytree(ORIGINAL.vision_tower, folder / f"tower-{len(text)}"))
@@ -116,6 +142,10 @@ def attacks(folder: Path) -> list[Attack]:
             "a tokenizer of lists", of_the_original("tokenizer.json", deep), CheckpointError, "tower|cannot be used"
         ),
         Attack("every damage to config.json", every_damage, None, seconds=300),
+        *(
+            Attack(f"every damage to the {part}", partial(every_damage_to_a_part, part), None, seconds=300)
+            for part in ("video_processor", "image_processor")
+        ),
         *(
             Attack(f"the tower {tower[:9]!r}", with_tower(tower), CheckpointError, "outside the checkpoint")
             for tower in ("../../../etc", "/etc", str(folder), "..", "a/../../b", "~", "file:///etc", "/proc/self/root")

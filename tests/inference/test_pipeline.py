@@ -275,6 +275,22 @@ def test_malformed_chat_loses_its_own_place_only(pipe, clips, batch_size):
             assert re.search("^In the chat, message|where a prompt was expected", str(result["error"]))
 
 
+def test_what_takes_too_much_memory_loses_its_own_place_only(pipe, clips, monkeypatch):
+    """A chat template of a stranger, and pixels: MemoryError, and RuntimeError of torch, stopped all questions."""
+
+    def take_too_much(*args, **kwargs):
+        torch.empty(2**55, dtype=torch.uint8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipe.processor, "chat_template", "{{ 'x' * 10**15 }}")
+        [[result]] = pipe([chat(clips[1])], on_error="return")
+        assert re.search("The chat template cannot write this chat: MemoryError", str(result["error"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipe.processor.video_processor, "rescale_and_normalize", take_too_much)
+        [[result]] = pipe([chat(clips[2])], num_frames=3, on_error="return")
+        assert re.search("there is not enough memory for its pixels", str(result["error"]))
+
+
 @pytest.mark.parametrize("malformed", MALFORMED_CHATS[:9])
 def test_error_for_a_malformed_chat(pipe, malformed):
     with pytest.raises(ValueError, match="In the chat, message"):

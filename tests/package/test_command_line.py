@@ -58,7 +58,7 @@ def test_every_option_arrives(clip, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["none.mp4", "What?"], "error: Could not read the video 'none.mp4': there is no such file."),
-        (["CLIP", "What?", "--num-frames", "0"], "error: The video processor got num_frames=0; it has to be greater"),
+        (["CLIP", "What?", "--num-frames", "0"], "error: The processor's num_frames is 0; it has to be a whole"),
         (["CLIP", "What?", "--model", "no/such/folder"], "error: "),
         (["CLIP", "What?", "--attn-implementation", "nonsense"], 'error: Specified `attn_implementation="nonsense"`'),
     ],

@@ -379,6 +379,38 @@ def test_error_when_the_template_cannot_write_the_chat():
         processor.apply_chat_template(chat())
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for number in range(10**9) %}{% endfor %}",  # OverflowError of jinja's sandbox
+        "{{ 'x' * 10**15 }}",  # MemoryError
+        "{{ 1 / 0 }}",
+        "{{ 'a' + 1 }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    ],
+)
+def test_error_when_the_template_fails_in_another_way(processor, template):
+    video = {"type": "video", "video": random_frames(2)}
+    for arguments in ({}, {"tokenize": True, "return_dict": True}):
+        with pytest.raises(ValueError, match=r"The chat template cannot write this chat: .*Error.*is damaged"):
+            processor.apply_chat_template(chat(video), template, **arguments)
+
+
+def test_the_template_is_not_blamed_for_errors_of_the_preparation(processor, monkeypatch):
+    def no_memory(*args, **kwargs):
+        raise MemoryError("pixels")
+
+    monkeypatch.setattr(processor, "_process_videos", no_memory)
+    with pytest.raises(MemoryError, match="pixels"):
+        processor.apply_chat_template(chat({"type": "video", "video": random_frames(2)}), tokenize=True)
+
+
+def test_what_a_template_says_is_shortened(processor):
+    with pytest.raises(ValueError, match="cannot write this chat: xxx") as caught:
+        processor.apply_chat_template(chat(), "{{ raise_exception('x' * 10**6) }}")
+    assert len(str(caught.value)) < 2000
+
+
 def test_a_template_does_not_get_hold_of_media(processor):
     template = "{{ messages[0].content[0].image._source }}|{{ messages[0].content[0].image.source }}"
     written = ""

@@ -277,7 +277,7 @@ def test_damaged_settings_are_refused_when_the_processor_is_made(processor, tmp_
     file = tmp_path / "processor_config.json"
     settings = json.loads(file.read_text())
     file.write_text(json.dumps({**settings, name: value}))
-    message = rf"The processor's {name} is .*; it has to be .*. Mend the checkpoint's processor_config.json"
+    message = rf"The processor's {name} is .*; it has to be .*. Correct the checkpoint's processor_config.json"
     if name == "chat_template":  # which is read from its own file
         with pytest.raises(ValueError, match=message):
             type(processor)(processor.video_processor, processor.image_processor, processor.tokenizer, value)

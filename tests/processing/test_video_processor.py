@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.video_utils import VideoMetadata
 
-from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoLimitError, VideoReadError
+from llava_next_video import (
+    LlavaNextVideoImageProcessor,
+    LlavaNextVideoVideoProcessor,
+    ReadingLimits,
+    VideoLimitError,
+    VideoReadError,
+)
 from tests.tiny import random_frames, write_video
 
 
@@ -70,6 +77,43 @@ def test_limits_hold_for_every_call_and_are_not_of_the_checkpoint(processor, cli
     assert "limits" not in settings
     (tmp_path / "video_preprocessor_config.json").write_text(json.dumps({**settings, "limits": {"max_frames": 1}}))
     assert LlavaNextVideoVideoProcessor.from_pretrained(tmp_path).limits == ReadingLimits()
+
+
+def test_error_for_an_unknown_rule_where_frames_are_chosen(processor):
+    """It was a KeyError."""
+    metadata = VideoMetadata(total_num_frames=9, fps=1.0)
+    assert processor.sample_frames(metadata, num_frames=3).tolist() == [0, 4, 8]
+    with pytest.raises(ValueError, match="frame_sampling is 'nope'; it has to be one of"):
+        processor.sample_frames(metadata, num_frames=3, frame_sampling="nope")
+
+
+def test_videos_are_fetched_within_the_limits(processor, clip):
+    """transformers' own `fetch_videos` reads any address, and needs torchcodec."""
+    frames, metadata = processor.fetch_videos(str(clip), lambda metadata: [0, 99])
+    assert (len(frames), frames.shape[-1], frames.dtype) == (2, 3, np.uint8)
+    assert list(metadata.frames_indices) == [0, 99]
+    both, of_both = processor.fetch_videos([clip, clip.read_bytes()])
+    assert [len(frames) for frames in both] == [len(metadata.frames_indices) for metadata in of_both] == [100, 100]
+    with pytest.raises(VideoReadError, match=r"127\.0\.0\.1, which is not a public address"):
+        processor.fetch_videos("http://127.0.0.1:9/clip.mp4")
+    processor.limits = ReadingLimits(max_frames=99)
+    with pytest.raises(VideoLimitError, match="max_frames=99"):
+        processor.fetch_videos([str(clip)])
+
+
+@pytest.mark.parametrize("processor_class", [LlavaNextVideoVideoProcessor, LlavaNextVideoImageProcessor])
+@pytest.mark.parametrize(("name", "value"), [("device", "meta"), ("device", "cuda:9"), ("resize", 5), ("backend", "x")])
+def test_a_checkpoint_decides_neither_the_device_nor_a_method(processor_class, tmp_path, name, value):
+    """Pixels had no values, or the first call ended in RuntimeError, TypeError, AttributeError."""
+    made = processor_class(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    made.save_pretrained(tmp_path)
+    [file] = tmp_path.glob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    processor = processor_class.from_pretrained(tmp_path)
+    expected = next(iter(made(random_frames(1)[0]).values()))
+    assert torch.equal(next(iter(processor(random_frames(1)[0]).values()))[0], expected[0])
+    assert processor_class.from_pretrained(tmp_path, device="cpu").device == "cpu"
+    assert "device" not in processor_class(device="cpu").to_dict()
 
 
 def test_limits_hold_for_pictures_that_are_frames(processor, tmp_path):
@@ -166,13 +210,13 @@ def test_batch_may_mix_files_arrays_and_lengths(processor, clip):
         (np.zeros((4, 4)), {}, TypeError, r"A video cannot be made of ndarray\[4, 4\]"),
         (np.zeros((0, 4, 4, 3)), {}, ValueError, r"a video of shape \[0, 4, 4, 3\], which has no frames"),
         (np.zeros((1, 0, 4, 3)), {}, ValueError, r"a video of shape \[1, 0, 4, 3\], which has no frames or no pixels"),
-        (random_frames(4), {"num_frames": 0}, ValueError, "got num_frames=0; it has to be greater than 0"),
-        (random_frames(4), {"fps": float("nan")}, ValueError, "got fps=nan; it has to be greater than 0"),
-        (random_frames(4), {"frame_sampling": "other"}, ValueError, "got frame_sampling='other'; it has to be one of"),
+        (random_frames(4), {"num_frames": 0}, ValueError, "num_frames is 0; it has to be a whole number from 1"),
+        (random_frames(4), {"fps": float("nan")}, ValueError, "fps is nan; it has to be a number greater than 0"),
+        (random_frames(4), {"frame_sampling": "other"}, ValueError, "frame_sampling is 'other'; it has to be one of"),
         (["broken.png"], {}, VideoReadError, "'broken.png': there is no such file"),
-        (random_frames(4), {"fps": -1}, ValueError, "got fps=-1; it has to be greater than 0"),
+        (random_frames(4), {"fps": -1}, ValueError, "fps is -1; it has to be a number greater than 0"),
         (random_frames(4), {"fps": 1, "num_frames": 2}, ValueError, "num_frames=2 and fps=1; both choose the frames"),
-        (random_frames(4), {"fps": 1}, ValueError, "by time, but the frame rate of the video is not known"),
+        (random_frames(4), {"fps": 1}, ValueError, "by time here, but the frame rate of the video is not known"),
         (random_frames(4), {"video_metadata": [{}, {}]}, ValueError, "1 videos and video_metadata of 2"),
         (
             random_frames(4),

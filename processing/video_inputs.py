@@ -1,0 +1,109 @@
+"""What users pass as videos: one or many, as files or as frames, with or without metadata, or prepared before."""
+
+import mimetypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.video_utils import VideoMetadata
+
+from ..reading.limits import ReadingLimits
+from ..reading.picture_files import head_of, is_base64_picture, is_picture
+from ..reading.pictures import rgb_frames, rgb_video
+from ..reading.video_sources import is_video_source
+
+
+@dataclass
+class ProcessedVideo:
+    """A video that was read and prepared before; it can stand wherever the processor takes a video.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape (frames, 3, height, width)): what the model takes. On the meta device,
+            without values, it is enough to write prompts with.
+        metadata (`VideoMetadata`): of the file, with the indices of the frames.
+    """
+
+    pixel_values: torch.Tensor
+    metadata: VideoMetadata
+
+
+def as_list_of_videos(videos) -> list:
+    """Flatten whatever users pass (one video, a list, a list per prompt) into a list of single videos.
+
+    Raises:
+        ValueError: a list is empty.
+        TypeError: something in it is not a video.
+    """
+    if is_base64_picture(videos):
+        return [[videos]]
+    if is_video_source(videos) or isinstance(videos, ProcessedVideo):
+        return [videos]
+    if isinstance(videos, np.ndarray | torch.Tensor):
+        if videos.ndim in (3, 4):
+            return [videos if videos.ndim == 4 else videos[None]]
+        videos = list(videos) if videos.ndim == 5 else videos
+    if isinstance(videos, Image.Image):
+        return [[videos]]
+    if not isinstance(videos, list | tuple):
+        raise TypeError(
+            f"A video cannot be made of {type(videos).__name__}"
+            f"{list(videos.shape) if hasattr(videos, 'shape') else ''}. Pass a path, a URL, bytes, a file object, "
+            "an array (frames, height, width, 3), or a list of frames."
+        )
+    if len(videos) == 0:
+        raise ValueError("The video processor got an empty list where a video or its frames were expected.")
+    if all(is_frame(item) for item in videos):
+        return [list(videos)]
+    return [video for item in videos for video in as_list_of_videos(item)]
+
+
+def as_list_of_metadata(metadata) -> list:
+    """One dictionary or `VideoMetadata`, a list of them, or a list per prompt, as a list."""
+    if metadata is None:
+        return []
+    if isinstance(metadata, dict | VideoMetadata):
+        return [metadata]
+    return [
+        one for item in metadata for one in (as_list_of_metadata(item) if isinstance(item, list | tuple) else [item])
+    ]
+
+
+def is_frame(value) -> bool:
+    """Whether `value` is one picture: a PIL image, an array of 2 or 3 dimensions, the path of an image file, or such a
+    file's bytes (in a `BytesIO`, too) or base64."""
+    if isinstance(value, str | Path):
+        kind = mimetypes.guess_type(str(value))[0] or ""
+        return (kind.startswith("image/") and kind != "image/gif") or is_base64_picture(value)
+    if isinstance(value, Image.Image):
+        return True
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.ndim in (2, 3)
+    return is_picture(head_of(value))
+
+
+def sample_array(
+    video, metadata, choose, limits: ReadingLimits, own_scale: bool = False, layout: str | None = None
+) -> tuple[torch.Tensor, VideoMetadata]:
+    """Frames given by the user, all or (with `choose`) some of them, as RGB (frames, 3, height, width), and their
+    metadata."""
+    if 0 in getattr(video, "shape", ()):
+        raise ValueError(
+            f"The video processor got a video of shape {list(video.shape)}, which has no frames or no pixels."
+        )
+    given = dict(metadata or {})
+    metadata = VideoMetadata(**{**given, "total_num_frames": given.get("total_num_frames") or len(video)})
+    if metadata.frames_indices is None:
+        metadata.frames_indices = list(range(len(video)))
+    indices = None
+    if choose is not None:
+        if metadata.total_num_frames != len(video):
+            raise ValueError(
+                f"Frames are to be chosen from a video of {len(video)} frames, but its video_metadata says "
+                f"{metadata.total_num_frames}. Pass the metadata of these frames, or do_sample_frames=False."
+            )
+        indices = choose(metadata)
+        metadata.frames_indices = [metadata.frames_indices[index] for index in indices]
+    to_rgb = rgb_frames if isinstance(video, list) else rgb_video
+    return to_rgb(video, limits, own_scale, layout, indices), metadata
