@@ -10,14 +10,8 @@ from llava_next_video.conversion.planned_tensors import PlannedTensor
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.vision_towers import KNOWN
 from llava_next_video.conversion.weight_names import BACK, rename
-from llava_next_video.hub.checkpoint_files import (
-    convertible_tensors,
-    folder_with_weights,
-    local_folder,
-    read_json,
-    reading_settings,
-)
-from llava_next_video.hub.errors import CheckpointError
+from llava_next_video.hub.checkpoint_files import convertible_tensors, folder_with_weights, local_folder
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 
 
@@ -59,8 +53,8 @@ def plan_back(source: str, vision_tower: str | None = None, dtype: torch.dtype |
     settings = read_json(folder / "config.json")
     if is_original(settings) or settings.get("model_type") != LlavaNextVideoConfig.model_type:
         raise CheckpointError(
-            f"{folder} has model_type {settings.get('model_type')!r}; only a llava_next_video checkpoint can be turned "
-            "into an original one."
+            f"{folder} has model_type {quoted(settings.get('model_type'))}; only a llava_next_video checkpoint can be "
+            "turned into an original one."
         )
     with reading_settings(source):
         original = translate_back(folder, LlavaNextVideoConfig(**settings), vision_tower, dtype)

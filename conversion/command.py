@@ -32,9 +32,10 @@ def run(args: argparse.Namespace):
     if args.dry_run:
         return
     carry_out = convert_to_original if args.to_original else convert
-    print(carry_out(plan, args.destination, args.max_shard_size, show=sys.stderr.isatty()))
+    report = carry_out(plan, args.destination, args.max_shard_size, show=sys.stderr.isatty())
+    print(report)
     if args.push_to_hub:
-        print(upload(args.destination, args.push_to_hub))
+        print(upload(report.destination, args.push_to_hub))
 
 
 def chosen_recipe(args: argparse.Namespace) -> Recipe:

@@ -5,6 +5,7 @@ what the operating system keeps of the one that is being read).
 """
 
 import json
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def convert(
         plan.generation_config.save_pretrained(folder)
         plan.config.save_pretrained(folder)
 
-    return write_checkpoint(plan.tensors, write_settings, Path(destination), max_shard_bytes, show)
+    return write_checkpoint(plan.tensors, write_settings, destination, max_shard_bytes, show)
 
 
 def convert_to_original(
@@ -77,14 +78,15 @@ def convert_to_original(
         copy_matching(kept if kept.is_dir() else plan.folder, folder, TOKENIZER_FILES)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2, sort_keys=True))
 
-    return write_checkpoint(plan.tensors, write_settings, Path(destination), max_shard_bytes, show)
+    return write_checkpoint(plan.tensors, write_settings, destination, max_shard_bytes, show)
 
 
 def write_checkpoint(
-    tensors: list[PlannedTensor], write_settings, destination: Path, max_shard_bytes: int, show: bool
+    tensors: list[PlannedTensor], write_settings, destination: str | Path, max_shard_bytes: int, show: bool
 ) -> Report:
     """Write weights, then whatever `write_settings` writes into the folder, and give the folder its name."""
     start = time.monotonic()
+    destination = Path(os.path.realpath(destination))
     num_bytes = sum(tensor.num_bytes for tensor in tensors)
     check_destination(destination, num_bytes)
     shards = split_into_shards(tensors, max_shard_bytes)

@@ -18,8 +18,7 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +26,14 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 
-from llava_next_video.hub.errors import CheckpointError, UntrustedCheckpoint
+from llava_next_video.modeling.checkpoint_settings import (
+    CheckpointError,
+    UntrustedCheckpoint,
+    no_name_twice,
+    quoted,
+    read_json,
+    read_weight_map,
+)
 
 
 DTYPES = {
@@ -107,28 +113,30 @@ class StoredTensor:
                 yield torch.frombuffer(data, dtype=self.dtype)
 
 
-def local_folder(source: str | Path, patterns: list[str], **download) -> Path:
-    """A folder, or the local copy of a Hub repository with its files that match `patterns`.
+def local_folder(source: str | Path, patterns: Sequence[str], subfolder: str = "", **download) -> Path:
+    """A folder, or the local copy of a Hub repository with its files that match `patterns`; its files are checked.
 
     Args:
+        subfolder: where in the folder or repository the checkpoint lies.
         download: `revision`, `cache_dir`, `token` and the like, as for `huggingface_hub.snapshot_download`.
 
     Raises:
         FileNotFoundError: it is neither.
-        CheckpointError: it holds links to files outside of it, or damaged settings.
+        CheckpointError: its settings are damaged.
+        UntrustedCheckpoint: it holds links to files outside of it.
     """
-    if Path(source).is_dir():
-        check_entries(Path(source))
-        return Path(source)
-    try:
-        folder = Path(snapshot_download(str(source), allow_patterns=patterns, **download))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise FileNotFoundError(
-            f"{str(source)!r} is not a folder, and could not be fetched from the Hugging Face Hub: {reason}"
-        ) from error
-    check_entries(folder)
-    return folder
+    folder = Path(source)
+    if not folder.is_dir():
+        patterns = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in patterns]
+        try:
+            folder = Path(snapshot_download(str(source), allow_patterns=patterns, **download))
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise FileNotFoundError(
+                f"{str(source)!r} is not a folder, and could not be fetched from the Hugging Face Hub: {reason}"
+            ) from error
+    check_entries(folder / subfolder)
+    return folder / subfolder
 
 
 def check_entries(folder: Path):
@@ -140,9 +148,9 @@ def check_entries(folder: Path):
     """
     own = Path(os.path.realpath(folder))
     # A snapshot in the Hub's cache: REPOSITORY/snapshots/REVISION/FILE is a link to REPOSITORY/blobs/HASH.
-    homes = [own, own.parents[1] / "blobs"] if own.parent.name == "snapshots" else [own]
+    homes = [own, *(place.with_name("blobs") for place in own.parents if place.name == "snapshots")]
     inner = [folder / name for name in FOLDERS if (folder / name).is_dir()]
-    for path in (entry for place in (folder, *inner) for entry in place.iterdir()):
+    for path in (entry for place in (folder, *inner) if place.is_dir() for entry in place.iterdir()):
         target = Path(os.path.realpath(path))
         if not any(target.is_relative_to(home) for home in homes):
             raise UntrustedCheckpoint(
@@ -154,56 +162,6 @@ def check_entries(folder: Path):
     for name in SETTINGS_FILES:
         if (folder / name).is_file():
             read_json(folder / name)
-
-
-def read_json(path: Path) -> dict:
-    """The contents of a file of settings.
-
-    Raises:
-        CheckpointError: it is too large, no JSON, or no dictionary.
-    """
-    try:
-        if (size := path.stat().st_size) > MAX_HEADER_BYTES:
-            raise ValueError(f"it has {size} bytes, more than {MAX_HEADER_BYTES}")
-        settings = json.loads(path.read_bytes())
-        if not isinstance(settings, dict):
-            raise ValueError(f"it holds a {type(settings).__name__} instead of names and values")
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Download it again.") from error
-    return settings
-
-
-def no_name_twice(pairs: list[tuple[str, object]]) -> dict:
-    """For `json.loads`: of two entries of one name others may read the other one.
-
-    Raises:
-        ValueError: a name is there twice.
-    """
-    entries = {}
-    for name, value in pairs:
-        if name in entries:
-            raise ValueError(f"it names {name!r} twice")
-        entries[name] = value
-    return entries
-
-
-@contextmanager
-def reading_settings(source: str | Path) -> Iterator[None]:
-    """Turn whatever damaged settings end in, in transformers and beyond, into one error.
-
-    Raises:
-        CheckpointError: the block failed, and not with an error that says what to do.
-    """
-    try:
-        yield
-    except (ValueError, OSError, ImportError, UntrustedCheckpoint):
-        raise
-    except Exception as error:  # the tokenizers library raises `Exception` itself
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"The settings of {source} cannot be used: {type(error).__name__}: {reason}. Its config.json, its "
-            "tokenizer or other files of settings are damaged, or do not belong together. Download them again."
-        ) from error
 
 
 def folder_with_weights(source: str | Path, **download) -> Path:
@@ -250,19 +208,13 @@ def convertible_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
     """Every tensor that an index names, from the files that it names, which have to lie in the folder itself."""
-    try:
-        if (size := index.stat().st_size) > MAX_HEADER_BYTES:
-            raise ValueError(f"it has {size} bytes, more than {MAX_HEADER_BYTES}")
-        weight_map = json.loads(index.read_bytes(), object_pairs_hook=no_name_twice)["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{index} is not an index of weights: {error!r}. Download it again.") from error
+    weight_map = read_weight_map(index)
     files = {file.name: file for file in folder.iterdir() if file.is_file()}
     tensors = {}
-    for name in names:
+    for name in sorted(set(weight_map.values())):
         if name not in files:
             raise CheckpointError(
-                f"{index.name} names the file {name}, which is not in {folder}. Download the checkpoint again."
+                f"{index.name} names the file {quoted(name)}, which is not in {folder}. Download the checkpoint again."
             )
         tensors |= list_tensors(files[name])
     missing = sorted(set(weight_map) - set(tensors))

@@ -13,7 +13,6 @@ next run on that machine gets the lock, so knows that nobody writes there any mo
 """
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +20,12 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from platform import node
+
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
 
 
 WORK, OWNER, FILES, MOVING = ".incomplete", "owner", "files", "moving"
@@ -48,6 +53,11 @@ def readable(num_bytes: int) -> str:
 
 def check_destination(destination: Path, num_bytes: int):
     """Raise a WritingError if something is in the way, or the disk where the result will be is too small."""
+    if fcntl is None:
+        raise WritingError(
+            f"{destination} cannot be written on this system: checkpoints are converted and exported on Linux and "
+            "macOS, whose locks keep two runs apart. Do it there, or in WSL on Windows; the result loads everywhere."
+        )
     place = Path(os.path.realpath(destination))
     check_vacant(destination, place)
     disk = next(folder for folder in (place, *place.parents) if folder.is_dir())

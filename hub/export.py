@@ -7,6 +7,7 @@ imported this package its own classes are used all the same, whatever is trusted
 """
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,12 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
-from llava_next_video.hub.checkpoint_files import (
-    PIECE_BYTES,
-    folder_with_weights,
-    local_folder,
-    read_json,
-    reading_settings,
-    stored_tensors,
-)
+from llava_next_video.hub.checkpoint_files import PIECE_BYTES, folder_with_weights, local_folder, stored_tensors
 from llava_next_video.hub.destination import appearing_at_once, check_destination, readable
-from llava_next_video.hub.errors import CheckpointError
 from llava_next_video.hub.model_card import model_card
 from llava_next_video.hub.upload import upload
 from llava_next_video.inference.code_export import MODEL, write_code
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import LlavaNextVideoProcessor
 
@@ -96,7 +90,7 @@ def export_for_hub(
     """
     if private and not push_to_hub:
         raise ValueError("The export was to be private, but is not uploaded; name the repository (push_to_hub).")
-    destination = Path(destination)
+    destination = Path(os.path.realpath(destination))
     if isinstance(model_or_folder, str | Path):
         folder, weights = checked_checkpoint(model_or_folder)
         model, generation_config = None, None
@@ -136,7 +130,7 @@ def checked_checkpoint(source: str | Path) -> tuple[Path, list[Path]]:
     model_type = read_json(path).get("model_type")
     if model_type != LlavaNextVideoConfig.model_type:
         raise CheckpointError(
-            f"{source} cannot be exported: its config.json has model_type {model_type!r} instead of "
+            f"{source} cannot be exported: its config.json has model_type {quoted(model_type)} instead of "
             f"{LlavaNextVideoConfig.model_type!r}. A checkpoint of the original code has to be converted first: "
             "python -m llava_next_video convert."
         )

@@ -10,8 +10,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from llava_next_video.hub.errors import UntrustedCheckpoint
 from llava_next_video.hub.recipes import RELEASED, SAME_TEMPLATE, STOP_STRINGS
+from llava_next_video.modeling.checkpoint_settings import UntrustedCheckpoint
 from llava_next_video.registration import DEMO_CHECKPOINT
 
 

@@ -37,8 +37,8 @@ from llava_next_video.conversion.weight_names import (
     UnknownWeight,
     rename,
 )
-from llava_next_video.hub.errors import CheckpointError
 from llava_next_video.hub.recipes import FACTS, RELEASED, USUAL, Recipe, find_released, recipe_named, resolve
+from llava_next_video.modeling.checkpoint_settings import CheckpointError
 from tests.conversion.synthetic import LAYOUTS, SIGLIP, original_config, original_shapes, tower_shapes, write_original
 
 

@@ -132,6 +132,33 @@ def test_failure_leaves_an_empty_folder_empty(place, tmp_path):
     write(place)
 
 
+def test_destination_behind_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    """The files were written, and reported as none."""
+    monkeypatch.chdir(tmp_path)
+    export = export_for_hub(DEMO_CHECKPOINT, "missing/../exported")
+    assert export.destination == tmp_path / "exported"
+    assert set(export.files) == {path.name for path in (tmp_path / "exported").iterdir()}
+    recording = Recording("qwen_grid_avg")
+    plan = plan_conversion(str(recording.checkpoint), vision_tower=recording.vision_tower)
+    assert convert(plan, "missing/../converted").destination == tmp_path / "converted"
+    assert (tmp_path / "converted" / "config.json").exists()
+    assert names_in(tmp_path) == ["converted", "exported"]
+
+
+def test_system_without_locks_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(destination, "fcntl", None)
+    with pytest.raises(WritingError, match=r"checkpoints are converted and exported on Linux and macOS, .* WSL"):
+        export_for_hub(DEMO_CHECKPOINT, tmp_path / "exported")
+
+
+def test_module_loads_on_a_system_without_locks():
+    """Converting and exporting ended in ModuleNotFoundError."""
+    code = (
+        "import sys; sys.modules['fcntl'] = None; import llava_next_video.hub.destination as d; assert d.fcntl is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_of_two_runs_one_gets_the_destination(place, tmp_path, start):
     """Both said "written and verified", and the destination did not load: the second deleted the first one's folder."""
     first = start(place, "writing")

@@ -24,7 +24,7 @@ from llava_next_video.__main__ import main
 from llava_next_video.hub import export as hub_export
 from llava_next_video.hub import upload
 from llava_next_video.hub.destination import WritingError
-from llava_next_video.hub.errors import CheckpointError
+from llava_next_video.modeling.checkpoint_settings import CheckpointError
 from llava_next_video.modeling.configuration_llava_next_video import REFUSAL
 from tests.golden_data import Recording
 from tests.hub import without_package
