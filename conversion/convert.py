@@ -5,19 +5,19 @@ what the operating system keeps of the one that is being read).
 """
 
 import json
-import os
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_next_video.conversion.back import BackPlan
 from llava_next_video.conversion.plan import Plan
 from llava_next_video.conversion.planned_tensors import PlannedTensor
+from llava_next_video.conversion.to_original import PlanToOriginal
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.writing import split_into_shards, verify, write_tensors
-from llava_next_video.hub.checkpoint_files import check_entries, load_pickle
-from llava_next_video.hub.destination import appearing_at_once, check_destination, readable
+from llava_next_video.hub.checkpoint_folders import check_entries
+from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size, resolved
+from llava_next_video.hub.pickled_tensors import load_pickle
 
 
 ORIGINAL_FOLDER = "original"
@@ -36,7 +36,7 @@ class Report:
 
     def __str__(self) -> str:
         return (
-            f"{self.destination}: {self.num_tensors} tensors, {readable(self.num_bytes)} in {self.num_shards} "
+            f"{self.destination}: {self.num_tensors} tensors, {readable_size(self.num_bytes)} in {self.num_shards} "
             f"file{'s' if self.num_shards > 1 else ''}, written and verified in {self.seconds:.0f} s"
         )
 
@@ -69,7 +69,7 @@ def convert(
 
 
 def convert_to_original(
-    plan: BackPlan, destination: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES, show: bool = False
+    plan: PlanToOriginal, destination: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES, show: bool = False
 ) -> Report:
     """Write one of our checkpoints in the original's format; arguments and errors as for `convert`."""
 
@@ -86,7 +86,7 @@ def write_checkpoint(
 ) -> Report:
     """Write weights, then whatever `write_settings` writes into the folder, and give the folder its name."""
     start = time.monotonic()
-    destination = Path(os.path.realpath(destination))
+    destination = resolved(destination)
     num_bytes = sum(tensor.num_bytes for tensor in tensors)
     check_destination(destination, num_bytes)
     shards = split_into_shards(tensors, max_shard_bytes)

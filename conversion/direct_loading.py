@@ -16,8 +16,9 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from llava_next_video.conversion.original_config import is_original
-from llava_next_video.hub.checkpoint_files import SETTINGS_FILES, load_pickle, local_folder
-from llava_next_video.hub.recipes import USUAL_ORIGIN, recipe_named
+from llava_next_video.hub.checkpoint_folders import SETTINGS_FILES, local_folder
+from llava_next_video.hub.pickled_tensors import load_pickle
+from llava_next_video.hub.recipes import FROM_DEFAULTS, recipe_named
 from llava_next_video.modeling.checkpoint_settings import read_json
 from llava_next_video.modeling.configuration_llava_next_video import check_numbers
 
@@ -100,7 +101,7 @@ class OriginalFormat:
 
 def warn_about_assumptions(source: str, origins: dict[str, str]):
     """Warn, once for each checkpoint, about facts that nobody said."""
-    assumed = [fact for fact, origin in origins.items() if origin == USUAL_ORIGIN]
+    assumed = [fact for fact, origin in origins.items() if origin == FROM_DEFAULTS]
     if assumed:
         logger.warning_once(
             f"{source} says nothing about {', '.join(assumed)}, and is no released checkpoint that is known; what is "

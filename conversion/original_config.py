@@ -7,7 +7,7 @@ llava/model/language_model/, `get_anyres_image_grid_shape` in llava/mm_utils.py.
 import ast
 import re
 
-from llava_next_video.hub.recipes import USUAL, Recipe
+from llava_next_video.hub.recipes import DEFAULT_RECIPES, Recipe
 from llava_next_video.modeling.checkpoint_settings import quoted
 from llava_next_video.modeling.configuration_llava_next_video import ASPECT_RATIO, MAX_GRID_PINPOINTS
 
@@ -131,13 +131,13 @@ def recipe_in(config: dict) -> Recipe:
     return Recipe(**facts)
 
 
-def usual_recipe(config: dict) -> Recipe:
+def default_recipe(config: dict) -> Recipe:
     """What is usual for the language model of an original configuration."""
     kind = language_model_type(config)
     facts = {"context_length": config["max_position_embeddings"]}
     if kind == "llama" and "vicuna" in config.get("_name_or_path", "").lower():
         facts["rope_factor"] = "auto"
-    return Recipe(**{**vars(USUAL[kind]), **facts})
+    return Recipe(**{**vars(DEFAULT_RECIPES[kind]), **facts})
 
 
 def grid_pinpoints(config: dict, tile_side: int) -> list[list[int]] | None:

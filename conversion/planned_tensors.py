@@ -15,7 +15,7 @@ from llava_next_video.conversion.weight_names import (
     TOWER_RENAMED,
     rename,
 )
-from llava_next_video.hub.checkpoint_files import StoredTensor
+from llava_next_video.hub.stored_tensors import StoredTensor
 from llava_next_video.modeling.checkpoint_settings import CheckpointError
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.modeling.modeling_llava_next_video import LlavaNextVideoForConditionalGeneration

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_next_video.hub.checkpoint_files import local_folder
+from llava_next_video.hub.checkpoint_folders import local_folder
 from llava_next_video.hub.recipes import CLIP, SIGLIP
 from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json
 

@@ -7,7 +7,6 @@ imported this package its own classes are used all the same, whatever is trusted
 """
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
-from llava_next_video.hub.checkpoint_files import PIECE_BYTES, folder_with_weights, local_folder, stored_tensors
-from llava_next_video.hub.destination import appearing_at_once, check_destination, readable
+from llava_next_video.hub.checkpoint_folders import folder_with_weights, local_folder
+from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size, resolved
 from llava_next_video.hub.model_card import model_card
+from llava_next_video.hub.stored_tensors import PIECE_BYTES, stored_tensors
 from llava_next_video.hub.upload import upload
 from llava_next_video.inference.code_export import MODEL, write_code
 from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
@@ -46,8 +46,8 @@ class Export:
     url: str | None = None
 
     def __str__(self) -> str:
-        total = f"{self.destination}: {len(self.files)} files, {readable(sum(self.files.values()))}"
-        lines = [f"  {name}: {readable(size)}" for name, size in self.files.items()]
+        total = f"{self.destination}: {len(self.files)} files, {readable_size(sum(self.files.values()))}"
+        lines = [f"  {name}: {readable_size(size)}" for name, size in self.files.items()]
         return "\n".join([total, *lines, *([self.url] if self.url else [])])
 
 
@@ -90,7 +90,7 @@ def export_for_hub(
     """
     if private and not push_to_hub:
         raise ValueError("The export was to be private, but is not uploaded; name the repository (push_to_hub).")
-    destination = Path(os.path.realpath(destination))
+    destination = resolved(destination)
     if isinstance(model_or_folder, str | Path):
         folder, weights = checked_checkpoint(model_or_folder)
         model, generation_config = None, None

@@ -161,12 +161,12 @@ def published_figures(
 ) -> dict | None:
     """Figures of a released checkpoint, unless the files say that it is used in another way than it was measured."""
     for checkpoint, figures in PUBLISHED_FIGURES.items():
-        if released is RELEASED[checkpoint] and follows(released.recipe, config, processor):
+        if released is RELEASED[checkpoint] and matches_recipe(released.recipe, config, processor):
             return {"checkpoint": checkpoint, **figures}
     return None
 
 
-def follows(recipe: Recipe, config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> bool:
+def matches_recipe(recipe: Recipe, config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> bool:
     """Whether a checkpoint pools, lays out and samples videos as a recipe says, in what the recipe says."""
     from_config = ("spatial_pool_mode", "spatial_pool_stride", "spatial_pool_position", "video_newline_position")
     from_processor = ("num_frames", "frame_sampling", "time_instruction")

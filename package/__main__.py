@@ -53,7 +53,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         commands.add_parser(
             "chat",
             help="talk about a video",
-            description="Talk about a video: a question a line, answered in the light of ",
+            description="Talk about a video: one question a line, each answered in the light of those before.",
         )
     )
     add_convert_arguments(

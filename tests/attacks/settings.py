@@ -12,9 +12,9 @@ from llava_next_video import (
     LlavaNextVideoProcessor,
     export_for_hub,
 )
-from llava_next_video.conversion.back import plan_back
 from llava_next_video.conversion.plan import plan_conversion
-from llava_next_video.hub.checkpoint_files import SETTINGS_FILES
+from llava_next_video.conversion.to_original import plan_conversion_to_original
+from llava_next_video.hub.checkpoint_folders import SETTINGS_FILES
 from llava_next_video.hub.model_card import model_card
 from llava_next_video.modeling.checkpoint_settings import CheckpointError
 from tests.attacks import Attack
@@ -91,7 +91,7 @@ def attacks(folder: Path) -> list[Attack]:
             lambda: LlavaNextVideoProcessor.from_pretrained(copy_of(DEMO_CHECKPOINT, name, text)),
             lambda: LlavaNextVideoConfig.from_pretrained(copy_of(DEMO_CHECKPOINT, name, text)),
             lambda: export_for_hub(copy_of(DEMO_CHECKPOINT, name, text), folder / "made"),
-            lambda: plan_back(str(copy_of(DEMO_CHECKPOINT, name, text)), vision_tower="a/b"),
+            lambda: plan_conversion_to_original(str(copy_of(DEMO_CHECKPOINT, name, text)), vision_tower="a/b"),
         ]
 
     def of_the_hub(name: str, text: str, loaded: type) -> Callable:

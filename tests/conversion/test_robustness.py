@@ -30,12 +30,13 @@ from llava_next_video import (
 )
 from llava_next_video.__main__ import main
 from llava_next_video.conversion import writing
-from llava_next_video.conversion.back import plan_back
 from llava_next_video.conversion.convert import convert
 from llava_next_video.conversion.original_config import grid_pinpoints
 from llava_next_video.conversion.plan import plan_conversion
-from llava_next_video.hub import checkpoint_files, destination
-from llava_next_video.hub.checkpoint_files import stored_tensors
+from llava_next_video.conversion.to_original import plan_conversion_to_original
+from llava_next_video.hub import destination, pickled_tensors
+from llava_next_video.hub.checkpoint_folders import SETTINGS_FILES
+from llava_next_video.hub.stored_tensors import stored_tensors
 from llava_next_video.modeling.checkpoint_settings import CheckpointError, UntrustedCheckpoint
 from tests.golden_data import Recording
 
@@ -297,7 +298,7 @@ def test_links_in_checkpoints_of_ours_are_not_followed(tmp_path, format):
         (source / "generation.jinja").symlink_to(tmp_path / "secret")
     for attempt in (
         lambda: export_for_hub(source, tmp_path / "made"),
-        lambda: plan_back(str(source), vision_tower="a/b"),
+        lambda: plan_conversion_to_original(str(source), vision_tower="a/b"),
         lambda: AutoProcessor.from_pretrained(source),
         lambda: LlavaNextVideoConfig.from_pretrained(source),
         lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path, subfolder="source"),
@@ -383,16 +384,16 @@ def test_weights_of_fewer_bits_are_exported_as_they_are(tmp_path):
     export_for_hub(source, tmp_path / "made")
     assert (tmp_path / "made" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
     with pytest.raises(CheckpointError, match=r"is stored as F8_E4M3 in .*, which cannot be converted"):
-        plan_back(str(source), vision_tower="a/b")
+        plan_conversion_to_original(str(source), vision_tower="a/b")
 
 
 def test_second_wall_around_pickles(tmp_path, monkeypatch):
     """If names of functions got past the first check, `torch.load` itself would still refuse to call them."""
-    monkeypatch.setattr(checkpoint_files, "check_archive", lambda file: None)
+    monkeypatch.setattr(pickled_tensors, "check_archive", lambda file: None)
     monkeypatch.chdir(tmp_path)
     torch.save(RUNS_CODE, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="is damaged or not complete: Weights only load failed"):
-        checkpoint_files.load_pickle(tmp_path / "pytorch_model.bin")
+        pickled_tensors.load_pickle(tmp_path / "pytorch_model.bin")
     assert not Path("pickle-was-here").exists()
 
 
@@ -404,7 +405,7 @@ DEEP = "[" * 10**5
     [
         *[
             (name, lambda file: file.write_text(DEEP), f"{name} is damaged: .*Download it again")
-            for name in checkpoint_files.SETTINGS_FILES
+            for name in SETTINGS_FILES
         ],
         ("config.json", lambda file: file.write_text("[]"), "it holds a list instead of names and values"),
         ("config.json", lambda file: os.truncate(file, 2**25), "it has 33554432 bytes, more than 4194304"),
@@ -462,7 +463,7 @@ def test_damaged_settings_of_ours_are_one_clear_error(tmp_path, name, text):
     (source / name).write_text(text)
     for attempt in (
         lambda: export_for_hub(source, tmp_path / "made"),
-        lambda: plan_back(str(source), vision_tower="a/b"),
+        lambda: plan_conversion_to_original(str(source), vision_tower="a/b"),
         lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(source),
         lambda: LlavaNextVideoProcessor.from_pretrained(source),
     ):
@@ -567,7 +568,7 @@ def test_damaged_settings_that_were_kept_of_the_original(tmp_path, changes):
     (source / "original").mkdir()
     (source / "original" / "config.json").write_text(json.dumps(changes))
     with pytest.raises(CheckpointError, match=r"cannot be used|is none of"):
-        plan_back(str(source))
+        plan_conversion_to_original(str(source))
 
 
 def test_evil_chat_template_runs_no_code(tmp_path):
@@ -714,7 +715,7 @@ def test_unreachable_source_is_one_clear_error(tmp_path, capsys, monkeypatch):
     def no_network(*args, **kwargs):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("llava_next_video.hub.checkpoint_files.snapshot_download", no_network)
+    monkeypatch.setattr("llava_next_video.hub.checkpoint_folders.snapshot_download", no_network)
     assert main(["convert", "someone/something", str(tmp_path / "made")]) == 1
     assert (
         "'someone/something' is not a folder, and could not be fetched from the Hugging Face Hub: no network"

@@ -166,7 +166,10 @@ def test_of_two_runs_one_gets_the_destination(place, tmp_path, start):
     told = second.communicate(timeout=60)
     assert second.returncode == 1
     assert "verified" not in told[0]
-    assert f"Another run is writing to {place} at this moment. Wait for it, or name another destination." in told[1]
+    assert (
+        f"Another run is writing to {os.path.realpath(place)} at this moment. Wait for it, or name another destination."
+        in told[1]
+    )
     with pytest.raises(WritingError, match="Another run is writing to"):
         write(place)
     assert first.communicate("go on\n", timeout=60)[0] == "verified\n"
@@ -272,14 +275,14 @@ def test_what_others_put_there_meanwhile_is_left_alone(tmp_path):
 
 def test_destination_that_appears_before_a_run_has_its_claim_is_left_alone(tmp_path, monkeypatch):
     place = tmp_path / "made"
-    take = destination.take
+    claim = destination.claim
 
     def late(work, is_locked):
         place.mkdir()
         (place / "mine.txt").write_text("mine")
-        return take(work, is_locked)
+        return claim(work, is_locked)
 
-    monkeypatch.setattr(destination, "take", late)
+    monkeypatch.setattr(destination, "claim", late)
     with pytest.raises(WritingError, match="made exists already; name another destination, or delete it"):
         write(place)
     assert names_in(place) == ["mine.txt"]
@@ -344,7 +347,7 @@ def test_run_that_loses_the_race_for_a_name_on_a_disk_without_locks(tmp_path, mo
     work.mkdir()
     (work / OWNER).write_text("of the other")
     monkeypatch.setattr(Path, "iterdir", lambda self: iter([]))  # it was not there yet
-    assert not destination.take(work, is_locked=True)
+    assert not destination.claim(work, is_locked=True)
 
 
 @pytest.mark.parametrize("when", ["before it is opened", "before it is locked"])
