@@ -23,6 +23,7 @@ from llava_next_video.modeling.checkpoint_settings import (
     no_name_twice,
     quoted,
     read_weight_map,
+    shortened,
 )
 
 
@@ -73,7 +74,7 @@ class StoredTensor:
             for start in range(0, self.num_elements, step):
                 data = bytearray(min(step, self.num_elements - start) * self.dtype.itemsize)
                 if file.readinto(data) != len(data):
-                    raise CheckpointError(f"{self.file} ends in the middle of the tensor {self.name!r}.")
+                    raise CheckpointError(f"{self.file} ends in the middle of the tensor {quoted(self.name)}.")
                 yield torch.frombuffer(data, dtype=self.dtype)
 
 
@@ -104,8 +105,9 @@ def convertible_tensors(folder: Path) -> dict[str, StoredTensor]:
     for tensor in tensors.values():
         if isinstance(tensor.dtype, str):
             raise CheckpointError(
-                f"{tensor.name!r} is stored as {tensor.dtype} in {tensor.file}, which cannot be converted; what can be "
-                f"is {', '.join(DTYPES)}. Take the checkpoint from before it was quantised, or save it as bfloat16."
+                f"{quoted(tensor.name)} is stored as {shortened(tensor.dtype, 100)} in {tensor.file}, which cannot be "
+                f"converted; what can be is {', '.join(DTYPES)}. Take the checkpoint from before it was quantised, or "
+                "save it as bfloat16."
             )
     return tensors
 
@@ -124,7 +126,7 @@ def indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
     missing = sorted(set(weight_map) - set(tensors))
     if missing:
         raise CheckpointError(
-            f"{index.name} names {len(missing)} tensors that its files do not hold, the first is {missing[0]!r}. "
+            f"{index.name} names {len(missing)} tensors that its files do not hold, the first is {quoted(missing[0])}. "
             "Download the checkpoint again."
         )
     return tensors
@@ -148,39 +150,49 @@ def list_safetensors(file: Path) -> dict[str, StoredTensor]:
     """
     size = file.stat().st_size
     try:
-        with open(file, "rb") as stream:
-            header_bytes = int.from_bytes(stream.read(8), "little")
-            if size < 8 or header_bytes > size - 8:
-                raise ValueError(f"the header says it has {header_bytes} bytes, the file has {size}")
-            if header_bytes > MAX_INDEX_BYTES:
-                raise ValueError(f"its header has {header_bytes} bytes, more than {MAX_INDEX_BYTES}")
-            header = json.loads(stream.read(header_bytes), object_pairs_hook=no_name_twice)
-        header.pop("__metadata__", None)
-        if len(header) > MAX_TENSORS:
-            raise ValueError(f"it names {len(header)} tensors, more than {MAX_TENSORS}")
+        header, values_start = read_header(file, size)
         tensors, end = {}, 0
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
             if type(start) is not int or start != end:
-                raise ValueError(f"{name!r} begins at byte {start} behind a tensor that ends at byte {end}")
+                raise ValueError(f"{quoted(name)} begins at byte {start} behind a tensor that ends at byte {end}")
             check_shape(name, shape)
-            tensors[name] = StoredTensor(name, file, DTYPES.get(dtype, dtype), tuple(shape), 8 + header_bytes + end)
+            tensors[name] = StoredTensor(name, file, DTYPES.get(dtype, dtype), tuple(shape), values_start + end)
             if type(stop) is not int or stop < start or num_bytes(tensors[name]) not in (None, stop - start):
-                raise ValueError(f"{name!r} of shape {shape} does not take {stop - start} bytes")
+                raise ValueError(f"{quoted(name)} of shape {quoted(shape)} does not take {stop - start} bytes")
             end = stop
-        if 8 + header_bytes + end != size:
-            raise ValueError(f"its tensors take {8 + header_bytes + end} bytes, the file has {size}")
+        if values_start + end != size:
+            raise ValueError(f"its tensors take {values_start + end} bytes, the file has {size}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged or not complete: {error}. Download it again.") from error
     return tensors
 
 
+def read_header(file: Path, size: int) -> tuple[dict, int]:
+    """Dtype, shape and offsets of each tensor of a safetensors file of `size` bytes, and where their values begin.
+
+    Raises:
+        ValueError: the header is longer than the file or than any real one, no JSON, or names too many tensors.
+    """
+    with open(file, "rb") as stream:
+        header_bytes = int.from_bytes(stream.read(8), "little")
+        if size < 8 or header_bytes > size - 8:
+            raise ValueError(f"the header says it has {header_bytes} bytes, the file has {size}")
+        if header_bytes > MAX_INDEX_BYTES:
+            raise ValueError(f"its header has {header_bytes} bytes, more than {MAX_INDEX_BYTES}")
+        header = json.loads(stream.read(header_bytes), object_pairs_hook=no_name_twice)
+    header.pop("__metadata__", None)
+    if len(header) > MAX_TENSORS:
+        raise ValueError(f"it names {len(header)} tensors, more than {MAX_TENSORS}")
+    return header, 8 + header_bytes
+
+
 def check_shape(name: str, shape: list[int]):
     """Raise a ValueError if no weight can have a shape."""
     if len(shape) > MAX_DIMENSIONS:
-        raise ValueError(f"{name!r} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+        raise ValueError(f"{quoted(name)} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
     if not all(type(side) is int and 0 <= side < MAX_SIDE for side in shape):
-        raise ValueError(f"{name!r} has the impossible shape {shape}")
+        raise ValueError(f"{quoted(name)} has the impossible shape {quoted(shape)}")
 
 
 def num_bytes(tensor: StoredTensor) -> int | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Real files of settings have some kilobytes, with a thousand added tokens a megabyte.
 MAX_SETTINGS_BYTES = 4 * 2**20
-MAX_INDEX_BYTES = 16 * 2**20  # a real one has 1 MB for ten thousand tensors
+MAX_INDEX_BYTES = 16 * 2**20  # of names of weights; a real index or header has 1 MB for ten thousand of them
 # What transformers raises, beside ValueError, at settings that it cannot use.
 UNUSABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError)
 
@@ -40,9 +40,10 @@ def reading_settings(source: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, ImportError, UntrustedCheckpoint):
-        raise
     except Exception as error:  # the tokenizers library raises `Exception` itself
+        is_unclear = isinstance(error, (json.JSONDecodeError, UnicodeError))
+        if isinstance(error, (ValueError, OSError, ImportError, UntrustedCheckpoint)) and not is_unclear:
+            raise
         raise CheckpointError(
             f"The settings of {source} cannot be used: {reason_of(error)}. Its config.json, its "
             "tokenizer or other files of settings are damaged, or do not belong together. Download them again."

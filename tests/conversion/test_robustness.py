@@ -508,7 +508,7 @@ def test_damaged_tokenizer_of_ours_is_one_clear_error(tmp_path, contents):
     source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
     (source / "tokenizer.json").write_bytes(contents)
     for load in (LlavaNextVideoProcessor.from_pretrained, AutoProcessor.from_pretrained):
-        with pytest.raises(ValueError, match=r"The settings of .* cannot be used|codec can't decode"):
+        with pytest.raises(ValueError, match=r"The settings of .* cannot be used: "):
             load(source)
 
 
