@@ -6,12 +6,13 @@ does not.
 """
 
 import os
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
+
+from demo_model.clip_writing import write_clip
 
 
 FRAMES_PER_SECOND = 25
@@ -57,18 +58,11 @@ def encode(
     options = {"preset": "veryfast" if height < 2160 else "ultrafast", "g": str(keyframe_interval)}
     # PyAV asks for a slice for each thread, where films have one slice.
     options |= {"x264-params": "scenecut=0:sliced-threads=0"}
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        milliseconds = np.arange(num_frames) * 1000 // FRAMES_PER_SECOND
-        if variable_rate:  # 20 to 60 ms between frames
-            milliseconds = np.cumsum(rng.integers(20, 61, num_frames))
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        for planes, shown_at in zip(pictures(height, width, num_frames, rng), milliseconds):
-            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-            frame.pts, frame.time_base = int(shown_at), Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    milliseconds = np.arange(num_frames) * 1000 // FRAMES_PER_SECOND
+    if variable_rate:  # 20 to 60 ms between frames
+        milliseconds = np.cumsum(rng.integers(20, 61, num_frames))
+    planes = pictures(height, width, num_frames, rng)
+    write_clip(path, planes, FRAMES_PER_SECOND, milliseconds=milliseconds, pixels="yuv420p", options=options)
 
 
 def pictures(height: int, width: int, num_frames: int, rng: np.random.Generator):

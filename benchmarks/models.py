@@ -22,28 +22,10 @@ from transformers.models.llava_next_video import (
 
 import llava_next_video
 from benchmarks.comparison import BUILTIN, HERE, Setting
+from llava_next_video.conversion.vision_towers import KNOWN
+from llava_next_video.hub.recipes import CLIP, SIGLIP
 
 
-CLIP_L = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
-SIGLIP_SO400M = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-    "vision_use_head": False,
-}
 QWEN2_HALF_BILLION = {
     "model_type": "qwen2",
     "hidden_size": 896,
@@ -55,7 +37,7 @@ QWEN2_HALF_BILLION = {
     "max_position_embeddings": 32768,
     "tie_word_embeddings": True,
 }
-TOWERS = {"clip": CLIP_L, "siglip": SIGLIP_SO400M}
+TOWERS = {"clip": KNOWN[CLIP], "siglip": {**KNOWN[SIGLIP], "vision_use_head": False}}
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 TINY_TOWER = {**TINY, "image_size": 28, "patch_size": 7}
 TINY_TEXT = {**TINY, "num_key_value_heads": 2, "vocab_size": 2000}

@@ -5,20 +5,15 @@ import torch
 
 from benchmarks.comparison import BUILTIN, HERE, Setting
 from benchmarks.models import model, processor
+from tests.graphs import CountingBackend
 
 
 def graphs_of_two_prefills(side: str, setting: Setting) -> str:
     """What `torch.compile(fullgraph=True)` makes of the prefills of two videos of one shape, in words."""
     setting = Setting(tiny=True, clips=setting.clips, device=setting.device)
     whole, of_side = model(side, "clip", setting), processor(side, "clip", setting)
-    graphs = []
-
-    def count(graph_module, example_inputs):
-        graphs.append(graph_module)
-        return graph_module.forward
-
-    torch.compiler.reset()
-    compiled = torch.compile(whole, fullgraph=True, backend=count)
+    backend = CountingBackend()
+    compiled = torch.compile(whole, fullgraph=True, backend=backend)
     try:
         for seed in range(2):
             frames = torch.randint(
@@ -29,7 +24,8 @@ def graphs_of_two_prefills(side: str, setting: Setting) -> str:
                 compiled(**inputs.to(whole.device, whole.dtype))
     except Exception as error:
         return f"does not trace: {type(error).__name__}"
-    return f"{len(graphs)} graph for two videos" if len(graphs) == 1 else f"{len(graphs)} graphs for two videos"
+    count = len(backend.graphs)
+    return f"{count} graph for two videos" if count == 1 else f"{count} graphs for two videos"
 
 
 def table(setting: Setting) -> list[str]:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw
+
+from .clip_writing import write_clip
 
 
 SHAPES = ("circle", "square", "triangle", "star")
@@ -216,12 +217,7 @@ def sample_indices(num_frames_in_video: int, num_frames: int) -> list[int]:
 
 def write_mp4(clip: Clip, path: str | Path) -> None:
     """Write the clip as H.264 (yuv420p, two B-frames between the others), as most phones and sites do."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(clip.fps), options={"crf": "20", "bf": "2"})
-        stream.height, stream.width, stream.pix_fmt = clip.height, clip.width, "yuv420p"
-        for picture in clip.render():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+    write_clip(path, clip.render(), Fraction(clip.fps), options={"crf": "20", "bf": "2"})
 
 
 # --- questions and answers ---

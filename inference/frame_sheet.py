@@ -128,6 +128,7 @@ def token_boxes(processor: LlavaNextVideoProcessor, num_frames: int, frame_side:
     side = pooled_side(patches, stride, processor.spatial_pool_mode)
     # Bilinear pooling stretches its tokens over all patches; the others take whole windows and drop what is left.
     patches_per_token = patches / side if processor.spatial_pool_mode == "bilinear" else stride
+    assert processor.patch_size is not None  # `patches_per_side` needs it
     pixels = patches_per_token * processor.patch_size
     frames, rows, columns = torch.meshgrid(*map(torch.arange, (num_frames, side, side)), indexing="ij")
     return torch.stack([frames, rows * pixels, columns * pixels, torch.full_like(rows, 1) * pixels], dim=-1)

@@ -4,8 +4,9 @@ What it takes and returns follows transformers' `ImageTextToTextPipeline` (pipel
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
@@ -68,14 +69,14 @@ class Sample:
         again: arguments of `preprocess` to prepare it with once more, should the model change before it is answered;
             `None` where nothing was taken from memory.
         forgotten: how often the memory had been dropped before; once it is dropped again, what was taken is outdated.
-        error: why there are no inputs, with `on_error="return"`.
+        error: why the inputs are empty, with `on_error="return"`.
         sequences (`torch.Tensor` of shape (answers, L)): prompt and answer tokens, after `generate`.
         num_prompt_tokens: how many of them are the prompt, padding included.
     """
 
     prompt: str | list[dict]
     is_question: bool = False
-    inputs: BatchFeature | None = None
+    inputs: BatchFeature = field(default_factory=BatchFeature)
     videos: Sequence[RememberedVideo] = ()
     again: tuple | None = None
     forgotten: int = 0
@@ -133,7 +134,7 @@ class VideoTextToTextPipeline(Pipeline):
         self.processor.save_pretrained(save_directory)
         write_code(save_directory)
 
-    def __call__(self, videos=None, text=None, **kwargs):
+    def __call__(self, videos=None, text=None, **kwargs) -> Any:
         """Answer one question, or many.
 
         Args:

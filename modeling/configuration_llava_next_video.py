@@ -293,7 +293,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             )
 
     def validate_images(self):
-        sizes, side = self.image_grid_pinpoints, self.vision_config.image_size
+        sizes, side = self.image_grid_pinpoints or [], self.vision_config.image_size
         if not 1 <= len(sizes) <= MAX_GRID_PINPOINTS or not all(map(is_size, sizes)):
             raise ValueError(
                 f"image_grid_pinpoints is {quoted(sizes)}; it has to be a list of sizes [height, width] in "

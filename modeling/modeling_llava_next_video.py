@@ -440,7 +440,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues]  # has position_ids too
     ) -> LlavaNextVideoModelOutputWithPast | tuple:
         """Arguments as in [`LlavaNextVideoForConditionalGeneration.forward`], without `labels`."""
         if (input_ids is None) == (inputs_embeds is None):
@@ -610,7 +610,7 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Gene
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         cache: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues]  # has position_ids too
     ) -> LlavaNextVideoCausalLMOutputWithPast | tuple:
         """Score the next token at every position.
 

@@ -120,8 +120,10 @@ def unpadded_grid(height: int, width: int, image_size: tuple[int, int]) -> tuple
 
 def shrunk_grid(rows: int, columns: int, patches_per_side: int, aspect_ratio: str) -> tuple[int, int]:
     """Rows and columns of an image's patches behind `anyres_max_N`, which shrinks what is larger than N tiles."""
-    limit = ASPECT_RATIO.fullmatch(aspect_ratio)[1]
-    times = math.sqrt(rows * columns / (int(limit) * patches_per_side**2)) if limit else 0.0
+    found = ASPECT_RATIO.fullmatch(aspect_ratio)
+    if found is None or found[1] is None:
+        return rows, columns
+    times = math.sqrt(rows * columns / (int(found[1]) * patches_per_side**2))
     return (int(rows // times), int(columns // times)) if times > 1.1 else (rows, columns)
 
 

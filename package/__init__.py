@@ -6,6 +6,8 @@ Importing this package makes transformers use its classes for every `llava_next_
 of this package come from, `registration.py` what waits for which part of transformers.
 """
 
+from importlib.metadata import version
+
 import lazy_loader
 
 from llava_next_video.registration import DEMO_CHECKPOINT, register
@@ -13,5 +15,6 @@ from llava_next_video.registration import DEMO_CHECKPOINT, register
 
 __getattr__, __dir__, _lazy_names = lazy_loader.attach_stub(__name__, __file__)
 __all__ = ["DEMO_CHECKPOINT", *_lazy_names]
+__version__ = version("llava-next-video")
 
 register()

@@ -19,6 +19,7 @@ from .reading.video_reading import read_video
 from .reading.video_sources import ReadingLimits, VideoLimitError, VideoReadError
 
 DEMO_CHECKPOINT: str
+__version__: str
 
 __all__ = [
     "DEMO_CHECKPOINT",

@@ -93,7 +93,7 @@ def check_settings(limits: ReadingLimits, settings: dict):
     if num_frames is not None and not (is_whole(num_frames) and 0 < num_frames <= MOST_FRAMES):
         refuse("num_frames", num_frames, f"a whole number from 1 to {MOST_FRAMES}")
     fps = settings.get("fps")
-    if fps is not None and not (isinstance(fps, Real) and not isinstance(fps, bool) and fps > 0):
+    if fps is not None and not (is_number(fps) and fps > 0):
         refuse("fps", fps, "a number greater than 0")
     resample = settings.get("resample")
     if is_whole(resample) and resample not in pil_torch_interpolation_mapping:

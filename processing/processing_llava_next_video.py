@@ -314,7 +314,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         images_replacements: list[str] = [],  # noqa: B006  # as in transformers
         videos_replacements: list[str] = [],  # noqa: B006
         audio_replacements: list[str] = [],  # noqa: B006
-    ) -> tuple[list[str], list[list[dict]]]:
+    ) -> tuple[list[str], list]:
         """Put the replacements of images and videos into prompts; without their space where no text follows.
 
         The original tokenizes the text behind a visual on its own, which begins with a space unless it is empty or
@@ -322,6 +322,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         `replacement` is complete: what serving engines put, as ids, into prompts that they have tokenized themselves.
         """
         prompts = list(text)
+        offsets: list[list[dict]]  # transformers says list[dict]
         text, offsets = super().get_text_with_replacements(
             text, images_replacements, videos_replacements, audio_replacements
         )

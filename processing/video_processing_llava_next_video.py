@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -45,7 +45,8 @@ from .pixel_bounds import check_on_the_way, check_prepared, check_settings, larg
 
 # Each is decoded in as many threads as there are processors, and holds the frames it needs for that.
 MOST_VIDEOS_TOGETHER = 8
-SAMPLING_RULES = ("uniform", "uniform_repeated", "fps_capped", "legacy")
+SamplingRule = Literal["uniform", "uniform_repeated", "fps_capped", "legacy"]
+SAMPLING_RULES = get_args(SamplingRule)
 
 
 @dataclass
@@ -70,7 +71,7 @@ class LlavaNextVideoVideoProcessorKwargs(VideosKwargs, total=False):
     time_instruction (`bool`): whether prompts say how long the video is and when its frames were taken.
     """
 
-    frame_sampling: Literal[SAMPLING_RULES]
+    frame_sampling: SamplingRule
     time_instruction: bool
 
 

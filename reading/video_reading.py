@@ -95,7 +95,7 @@ def read_video(
 class VariableRateMetadata(VideoMetadata):
     """Of a video whose frames do not follow one another evenly: `timestamps` are those of the file."""
 
-    times_of_all_frames: np.ndarray | None = None  # in seconds from the first; no field, as the built-in has none
+    times_of_all_frames: np.ndarray  # in seconds from the first; no field, as the built-in has none
 
     @property
     def timestamps(self) -> list[float]:
@@ -369,6 +369,7 @@ class VideoReader:
                 passed, number = number, bisect_left(self.timestamps, frame.pts)
                 if not passed < number <= index or frame.pts != self.timestamps[number]:
                     raise PacketsAreNotFrames
+            assert frame is not None  # indices begin at 0, `number` at -1
             yield frame
 
     def needed_frames(self, stream, packets: Iterator[av.Packet], wanted: set[int]) -> Iterator[av.VideoFrame]:
@@ -460,6 +461,7 @@ class CountingReader(VideoReader):
                     number, frame = next(frames, (None, None))
                     if number is None:
                         raise Unreadable("it had fewer frames when it was decoded a second time")
+                assert frame is not None  # indices begin at 0, `number` at -1
                 yield frame
 
 
@@ -555,7 +557,8 @@ def upright(frames: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     # Asking for its side data ties a frame into a cycle: a small copy, which does not keep the decoder's threads alive.
     small = without_exif(frame.reformat(width=16, height=16, format="rgb24"))
     try:
-        matrix = np.frombuffer(bytes(small.side_data[SideDataType.DISPLAYMATRIX]), dtype=np.int32)
+        display_matrix = small.side_data[SideDataType.DISPLAYMATRIX]  # pyright: ignore  # PyAV's stub knows only names
+        matrix = np.frombuffer(bytes(display_matrix), dtype=np.int32)
     except KeyError:
         return frames
     except ValueError:  # one entry is of a kind that PyAV does not know; mirrored frames are not told then

@@ -1,5 +1,5 @@
 """The documentation says what is so: its snippets run and print what they say, its commands are understood, its links
-lead somewhere, and its lists of classes, configuration keys and messages are complete.
+lead somewhere, its lists of classes and configuration keys are complete, and messages that it explains exist.
 
 A Python block that cannot run here stands behind a line `<!-- not run: reason -->`. Comment lines directly behind a
 statement are what it prints (or, for a bare expression, its value); `...` in them stands for anything.
@@ -25,7 +25,7 @@ from setup import ROOMS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "demo_model" / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "demo_model" / "README.md", *sorted(DOCS.rglob("*.md"))]
 SOURCES = [path for room in ROOMS for path in ROOT.glob(f"{room}/*.py")]
 TROUBLESHOOTING = DOCS / "guides" / "troubleshooting.md"
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
@@ -252,22 +252,27 @@ def messages_of_the_package() -> dict[str, str]:
     return found
 
 
-def test_troubleshooting_explains_every_message():
-    """Each message has a row whose first cell is a piece of it, and each row is about one message."""
+def test_every_row_of_troubleshooting_is_about_one_message():
+    """The first cell is a piece of a message that the package has, and no piece of another one."""
     messages = messages_of_the_package()
     assert len(messages) > 50
     lines = [line for line in TROUBLESHOOTING.read_text().splitlines() if line.startswith("| `")]
-    fragments = [re.match(r"\| `([^`]*)` \| \S", line)[1] for line in lines]
-    problems, explained = [], set()
-    for fragment in fragments:
-        meant = [message for message in messages if fragment in message]
-        explained.update(meant)
+    problems = []
+    for fragment in (re.match(r"\| `([^`]*)` \| \S", line)[1] for line in lines):
+        meant = [where for message, where in messages.items() if fragment in message]
         if len(meant) != 1:
-            where = ", ".join(messages[message] for message in meant)
-            problems.append(f"stale row, no such message: {fragment!r}" if not meant else f"{fragment!r} fits {where}")
-    problems += [
-        f"add a row for {where}: | `(any piece of this that no other message has) {message}` | what to do |"
-        for message, where in messages.items()
-        if message not in explained
-    ]
+            problems.append(f"{fragment!r} fits {', '.join(meant)}" if meant else f"no such message: {fragment!r}")
     assert not problems, "\n".join([f"in {TROUBLESHOOTING.relative_to(ROOT)}:", *problems])
+
+
+@each_page
+def test_files_and_functions_of_the_code_exist(page):
+    """`room/file.py` is there, and `room/file.py:Class.method` defines it."""
+    rooms = "|".join([*ROOMS, "tests", "benchmarks"])
+    for path, name in re.findall(rf"`((?:{rooms})/[\w/]+\.py)(?::([\w.]+))?`", page.read_text()):
+        assert (ROOT / path).is_file(), path
+        node = ast.parse((ROOT / path).read_text())
+        for part in filter(None, name.split(".")):
+            members = [each for each in ast.walk(node) if getattr(each, "name", None) == part]
+            assert members, f"{path} has no {name}"
+            node = members[0]

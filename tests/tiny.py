@@ -1,15 +1,14 @@
 """Tiny configurations, processors and videos that the tests share. Everything is random and runs in milliseconds."""
 
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from demo_model.clip_writing import write_clip
 from llava_next_video import (
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
@@ -146,18 +145,6 @@ def write_video(
     **options: str,
 ) -> Path:
     """Encode numbered frames. `timestamps` (in 1/1000 s) makes the frame rate variable; `options` go to the codec."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options=options)
-        stream.width, stream.height = 64, 48
-        stream.pix_fmt = "yuv420p"
-        if rotation:
-            stream.set_display_rotation(rotation)
-        if timestamps is not None:
-            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
-            if timestamps is not None:
-                frame.pts, frame.time_base = timestamps[number], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    frames = map(numbered_frame, range(num_frames))
+    write_clip(path, frames, fps, codec, timestamps, rotation=rotation, options=options)
     return path

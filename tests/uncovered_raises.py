@@ -1,10 +1,12 @@
 """Which `raise` does no test reach? `python -m tests.uncovered_raises [arguments of pytest]`.
 
-Runs the tests and prints the `raise` statements of the package that never ran; exit status 1 when there are any, and
-pytest's own when a test fails. That their messages are compared (`match=`) is for the reader of the tests to see.
+Runs the tests and prints how many of the package's lines ran, and its `raise` statements that never did; exit status 1
+when there are any, and pytest's own when a test fails. That their messages are compared (`match=`) is for the reader of
+the tests to see.
 """
 
 import ast
+import io
 import sys
 from pathlib import Path
 
@@ -23,12 +25,18 @@ def raises_in(path: Path) -> set[int]:
     return {node.lineno for node in nodes if isinstance(node, ast.Raise) and node.exc is not None}
 
 
+def lines_covered(watch: coverage.Coverage) -> float:
+    """Percentage of the lines that ran, of the package's files that were imported."""
+    return watch.report(file=io.StringIO())
+
+
 def main(arguments: list[str]) -> int:
     watch = coverage.Coverage(data_file=None, include=[f"{ROOT}/{room}/*.py" for room in ROOMS])
     watch.start()
     status = pytest.main(arguments)
     watch.stop()
     data = watch.get_data()
+    print(f"\n{lines_covered(watch):.1f} % of the package's lines ran")
     never = [
         f"{path.relative_to(ROOT)}:{line}"
         for room in ROOMS

@@ -9,6 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from demo_model.clip_writing import write_clip
 from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoLimitError, VideoReadError, read_video
 from tests.attacks import Attack, pictures
 from tests.attacks.__main__ import status
@@ -73,13 +74,8 @@ def matroska(
 
 def thin(height: int, width: int) -> bytes:
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as output:
-        stream = output.add_stream("libx264", rate=25, options=OPTIONS["libx264"])
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), dtype=np.uint8), format="rgb24")
-        for _ in range(40):
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode())
+    frames = [np.zeros((height, width, 3), dtype=np.uint8)] * 40
+    write_clip(file, frames, fps=25, container="mp4", options=OPTIONS["libx264"])
     return file.getvalue()
 
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
+
+from demo_model.clip_writing import write_clip
 
 
 def frame(number: int) -> np.ndarray:
@@ -27,9 +28,4 @@ def sample(url: str, folder: Path) -> str:
 
 
 def write_video(path: Path, num_frames: int):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        for number in range(num_frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame(number), format="rgb24")))
-        container.mux(stream.encode())
+    write_clip(path, map(frame, range(num_frames)), fps=30)

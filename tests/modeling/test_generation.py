@@ -16,23 +16,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from llava_next_video import DEMO_CHECKPOINT
+from tests.graphs import CountingBackend
 from tests.tiny import TEXT_CONFIGS, VIDEO_TOKEN_ID, make_model, make_processor, random_frames
 
 
 CLIP = "demo_model/samples/red_circle_moves_left.mp4"
 QUESTION = "Which way does the circle move?"
-
-
-class CountingBackend:
-    """A `torch.compile` backend that runs graphs as they are and remembers them."""
-
-    def __init__(self):
-        torch.compiler.reset()
-        self.graphs = []
-
-    def __call__(self, graph_module, example_inputs):
-        self.graphs.append(graph_module)
-        return graph_module.forward
 
 
 @pytest.fixture(scope="module")

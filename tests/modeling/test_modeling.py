@@ -8,6 +8,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llava_next_video import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
 from llava_next_video.modeling import modeling_llava_next_video as modeling
+from tests.graphs import CountingBackend
 from tests.tiny import TEXT, config_arguments, enliven, make_model, make_processor, random_frames
 
 
@@ -76,19 +77,13 @@ def test_first_answer_encodes_once_and_a_second_question_reuses_the_cache():
 @pytest.mark.parametrize("newline", ["no_token", "grid"])
 def test_prefill_with_pixels_traces_as_one_graph_and_is_not_traced_again(newline):
     model = make_model(video_newline_position=newline, spatial_pool_mode="bilinear")
-    torch.compiler.reset()
-    graphs = []
-
-    def count(graph_module, example_inputs):
-        graphs.append(graph_module)
-        return graph_module.forward
-
-    compiled = torch.compile(model, fullgraph=True, backend=count)
+    backend = CountingBackend()
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     with torch.no_grad():
         for seed in range(2):
             inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(9, seed=seed)])
             assert torch.allclose(compiled(**inputs).logits, model(**inputs).logits, atol=1e-6)
-        assert len(graphs) == 1
+        assert len(backend.graphs) == 1
         with pytest.raises(RuntimeError, match="<video> placeholders and features differ"):
             compiled(**(inputs | {"input_ids": inputs["input_ids"].clone().fill_(1)}))
 

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModel
 
 from llava_next_video import LlavaNextVideoForConditionalGeneration
+from tests.graphs import CountingBackend
 from tests.tiny import config_arguments, make_model, make_processor, random_frames, vision_config
 
 
@@ -35,17 +36,11 @@ def test_a_hook_may_change_what_the_tower_returns():
 def test_compiled_tower_is_used():
     model = make_model()
     expected = model.get_video_features(VIDEO).pooler_output[0]
-    torch.compiler.reset()
-    graphs = []
-
-    def count(graph_module, example_inputs):
-        graphs.append(graph_module)
-        return graph_module.forward
-
-    model.model.vision_tower.compile(fullgraph=True, backend=count)
+    backend = CountingBackend()
+    model.model.vision_tower.compile(fullgraph=True, backend=backend)
     with torch.no_grad():
         assert torch.allclose(model.get_video_features(VIDEO[:, :4]).pooler_output[0], expected[: 4 * 4], atol=1e-6)
-    assert len(graphs) == 1
+    assert len(backend.graphs) == 1
 
 
 @pytest.mark.parametrize("tower", ["clip", "siglip"])

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -303,3 +305,8 @@ def test_every_public_name_works_as_the_first_and_only_thing_that_is_imported():
         text=True,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_version_is_the_one_of_pyproject():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert llava_next_video.__version__ == project["version"]

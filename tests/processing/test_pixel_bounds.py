@@ -140,6 +140,7 @@ WRONG = [
         {"fps": 0},
         "fps=0; it has to be a number greater than 0|fps=0; it has to be greater than 0",
     ),  # was a ZeroDivisionError
+    (videos, {"fps": float("inf")}, "fps=inf; it has to be a number greater than 0"),
     (videos, {"resample": 99}, "resample=99; it has to be a number of PIL.Image.Resampling, 0 to 5"),  # KeyError
     (images, {"resample": -1}, "resample=-1; it has to be a number of PIL.Image.Resampling"),
     (videos, {"rescale_factor": 0}, "rescale_factor=0; it has to be a number other than 0"),

@@ -2,10 +2,10 @@
 
 from fractions import Fraction
 
-import av
 import numpy as np
 import pytest
 
+from demo_model.clip_writing import write_clip
 from llava_next_video import LlavaNextVideoVideoProcessor, read_video
 from llava_next_video.reading.video_reading import variable_times
 from tests.tiny import numbered_frame
@@ -15,15 +15,9 @@ SLOW_THEN_FAST = [*range(0, 60_000, 1000), *(60_000 + round(1000 * n / 30) for n
 
 
 def write_with_timestamps(path, milliseconds, rate=25):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "bf": "0", "threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        for number, moment in enumerate(milliseconds):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number % 200), format="rgb24")
-            frame.pts, frame.time_base = moment, Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    options = {"preset": "ultrafast", "bf": "0", "threads": "1"}
+    frames = (numbered_frame(number % 200) for number in range(len(milliseconds)))
+    write_clip(path, frames, rate, milliseconds=milliseconds, options=options)
     return path
 
 
