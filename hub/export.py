@@ -89,7 +89,7 @@ def export_for_hub(
         OSError: the source cannot be found, or the upload fails.
     """
     if private and not push_to_hub:
-        raise ValueError("The export was to be private, but is not uploaded; name the repository (push_to_hub).")
+        raise ValueError("A private export needs a repository to be uploaded to; name one (push_to_hub).")
     destination = resolved(destination)
     if isinstance(model_or_folder, str | Path):
         folder, weights = checked_checkpoint(model_or_folder)
@@ -150,12 +150,12 @@ def checked_model(model: PreTrainedModel, processor: LlavaNextVideoProcessor | N
     name = type(model).__name__
     if name != MODEL.rpartition(".")[2]:
         raise ValueError(
-            f"A {name} was to be exported; what is exported is a folder, a Hub id or a {MODEL.rpartition('.')[2]}. "
+            f"A {name} cannot be exported; what can be is a folder, a Hub id or a {MODEL.rpartition('.')[2]}. "
             "Adapters go into their model first (merge_and_unload)."
         )
     if processor is None:
         raise ValueError(
-            "A loaded model was to be exported without its processor; pass `processor` too, as in "
+            "A loaded model cannot be exported without its processor; pass `processor` too, as in "
             "export_for_hub(model, destination, processor=AutoProcessor.from_pretrained(...))."
         )
     return model

@@ -300,7 +300,7 @@ def test_error_when_a_model_comes_without_processor(tmp_path):
 
 def test_error_when_a_part_of_a_model_is_given(tmp_path):
     model = make_model()
-    with pytest.raises(ValueError, match=r"A LlavaNextVideoModel was to be exported; .* or a LlavaNextVideoForCond"):
+    with pytest.raises(ValueError, match=r"A LlavaNextVideoModel cannot be exported; .* or a LlavaNextVideoForCond"):
         export_for_hub(model.model, tmp_path / "made", processor=make_processor(model.config))
 
 
