@@ -13,13 +13,13 @@ from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTe
 class VideoChat:
     """A conversation about a video (or several), with a history.
 
-    The video is read and encoded at the first question; later turns run the language model on what is new only. Both
-    are the pipeline's doing (its `remembered_videos`), so a chat may be left for other questions and taken up again.
+    The video is read and encoded at the first question; at later turns the language model runs only on what is new. The
+    pipeline does both (its `remembered_videos`), so other questions may be asked in between.
 
     Args:
         pipe: made by `pipeline("video-text-to-text", ...)`.
         video: whatever the pipeline takes as one video, or a list of videos.
-        kwargs: arguments of every call of the pipeline, as `num_frames`, `max_new_tokens` or `do_sample`.
+        kwargs: arguments of every call of the pipeline, such as `num_frames`, `max_new_tokens` or `do_sample`.
 
     >>> from transformers import pipeline
     >>> import llava_next_video
@@ -42,7 +42,7 @@ class VideoChat:
     def ask(self, question: str, **kwargs) -> str:
         """Ask the next question, and return the answer.
 
-        `kwargs` are arguments of this call of the pipeline, as `streamer`. When it fails, or is interrupted, the
+        `kwargs` are arguments of this call of the pipeline, such as `streamer`. When it fails or is interrupted, the
         history stays as it was.
         """
         media = [] if self.messages else self.videos
@@ -54,16 +54,16 @@ class VideoChat:
 
 
 def converse(chat: VideoChat):
-    """Ask the questions that are typed, a line each, and stream the answers, until the input ends."""
-    typed = sys.stdin.isatty()
-    if typed:
+    """Read questions from the input, one per line, and stream the answers, until the input ends."""
+    in_terminal = sys.stdin.isatty()
+    if in_terminal:
         with suppress(ImportError):  # not on every platform
             import readline  # noqa: F401  # arrow keys in `input`
         print("Ask about the video. Ctrl-C stops an answer, Ctrl-D or an empty line ends.", file=sys.stderr)
-    for question in typed_lines() if typed else map(str.strip, sys.stdin):
+    for question in typed_lines() if in_terminal else map(str.strip, sys.stdin):
         if not question:
             continue
-        # A new one each time: one that was stopped midway has text left in it.
+        # A new one each time: after an interruption a streamer still has text in it.
         streamer = TextStreamer(chat.pipe.tokenizer, skip_prompt=True, skip_special_tokens=True)
         try:
             chat.ask(question, streamer=streamer)
@@ -72,7 +72,7 @@ def converse(chat: VideoChat):
 
 
 def typed_lines() -> Iterator[str]:
-    """Lines typed behind a prompt, up to an empty one, Ctrl-D or Ctrl-C."""
+    """Lines typed at a prompt, up to an empty one, Ctrl-D or Ctrl-C."""
     with suppress(EOFError, KeyboardInterrupt):
         while line := input("> ").strip():
             yield line

@@ -1,8 +1,8 @@
-"""Writing the code that loads a checkpoint beside it, for people who have only transformers.
+"""Writes the code that loads a checkpoint beside it, for people who have only transformers.
 
-The files of this package lie in rooms (`modeling/`, `reading/`, ...); beside a checkpoint they lie flat, because
-transformers copies single files. So `from ..room.name import` becomes `from .name import`, which is all that changes.
-Code that was exported itself writes its own files again.
+The files of this package lie in rooms (`modeling/`, `reading/`, ...); beside a checkpoint they lie in one folder,
+because transformers copies single files. So `from ..room.name import` becomes `from .name import`, and nothing else
+changes. Code that was exported can be exported again from where it lies.
 """
 
 import json
@@ -36,8 +36,8 @@ IMPORT = re.compile(r"^ *from \.(?:\.\w+\.)?(\w+) import ", re.MULTILINE)
 
 
 def write_code(folder: str | Path):
-    """Put the code into a folder that holds a checkpoint of this package, and lead the Auto classes and `pipeline` to
-    it when they are called with `trust_remote_code=True`."""
+    """Put the code into a folder with a checkpoint of this package, and its names into the settings, where the Auto
+    classes and `pipeline` find them when they are called with `trust_remote_code=True`."""
     folder = Path(folder)
     add_to_json(folder / "config.json", {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES})
     nested = {"video_processor": "AutoVideoProcessor", "image_processor": "AutoImageProcessor"}
@@ -48,23 +48,23 @@ def write_code(folder: str | Path):
 
 
 def code_files() -> list[Path]:
-    """The files that load a checkpoint and run its pipeline: those that the settings above name, and what they import,
-    one from the other."""
+    """The files that load a checkpoint and run its pipeline: those that the settings above name, and all that these
+    import."""
     here = Path(__file__).parent
     rooms = [here, *(here.parent / room for room in WHOLE_ROOMS)]
-    places = {file.stem: file for room in rooms for file in room.glob("*.py")}
+    files = {file.stem: file for room in rooms for file in room.glob("*.py")}
     references = [*AUTO_MAP.values(), *PROCESSOR_AUTO_MAP.values(), CUSTOM_PIPELINES["video-text-to-text"]["impl"]]
     waiting = [reference.partition(".")[0] for reference in references]
     found = set()
     while waiting:
         if (name := waiting.pop()) not in found:
             found.add(name)
-            waiting += IMPORT.findall(places[name].read_text(encoding="utf-8"))
-    return sorted(places[name] for name in found)
+            waiting += IMPORT.findall(files[name].read_text(encoding="utf-8"))
+    return sorted(files[name] for name in found)
 
 
 def add_to_json(path: Path, entries: dict):
-    """Add entries to a JSON file; what is a dictionary there already gets them inside."""
+    """Add entries, which are dictionaries, to a JSON file; they are merged with those that it has already."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     for key, value in entries.items():
         settings[key] = {**settings.get(key, {}), **value}

@@ -1,4 +1,4 @@
-"""One switch for answers that are garbage: does the model compute with NaN or infinity, and where do they begin?"""
+"""A check for when answers are garbage: does the model compute with NaN or infinity, and where do they begin?"""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ from transformers import PreTrainedModel
 def check_finite(model: PreTrainedModel) -> Iterator[None]:
     """Raise an error at the first NaN or infinite number of a model: in its weights, its inputs or what it computes.
 
-    The weights are looked through when the block begins; inside it, every input of the model, the pixels and the output
-    of every layer. That makes it slower, and is for finding out; outside such a block nothing is looked at. A model
-    that was compiled with `torch.compile` has to be checked before.
+    The weights are checked when the block begins; inside it, every input of the model, the pixels and the output of
+    every layer are. This is slow, and meant for debugging; outside of such a block nothing is checked. Check a model
+    before you compile it with `torch.compile`.
 
     Args:
-        model: of a pipeline, `pipe.model`.
+        model: any of this package; that of a pipeline is `pipe.model`.
 
     Raises:
-        FloatingPointError: it names the weights; or the input; or the first layer whose output is not finite though
-            what went in was.
+        FloatingPointError: it names the weights, the input, or the first layer whose output is not finite although its
+            input is.
 
     >>> from transformers import pipeline
     >>> import llava_next_video
@@ -33,7 +33,7 @@ def check_finite(model: PreTrainedModel) -> Iterator[None]:
     """
     check_weights(model)
     with ExitStack() as hooks:
-        # `generate` and pipelines hand pixels to `get_video_features`, not to the model's `forward`.
+        # `generate` and pipelines pass pixels to `get_video_features`, not to the model's `forward`.
         for module in (model, model.base_model.vision_tower.embeddings):
             hooks.callback(module.register_forward_pre_hook(check_inputs, with_kwargs=True).remove)
         for name, module in model.named_modules():
@@ -44,7 +44,7 @@ def check_finite(model: PreTrainedModel) -> Iterator[None]:
 def check_weights(model: nn.Module):
     """Raise a FloatingPointError that names the weights and buffers with numbers that are not finite."""
     weights = [*model.named_parameters(), *model.named_buffers()]
-    # Those that `accelerate` keeps elsewhere until they are needed are on the device "meta".
+    # Weights that `accelerate` keeps elsewhere until they are needed are on the device "meta".
     bad = [name for name, weight in weights if not weight.is_meta and not is_finite(weight)]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
@@ -59,7 +59,7 @@ def check_inputs(module: nn.Module, args: tuple, kwargs: dict):
     """Raise a FloatingPointError that names the argument of a module's `forward` that is not finite."""
     arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     for name, value in {**arguments, **arguments.get("kwargs", {})}.items():
-        if name == "attention_mask":  # a mask that is added may hold -inf
+        if name == "attention_mask":  # may contain -inf, where it is added to scores
             continue
         if not all(map(is_finite, tensors_in(value))):
             raise FloatingPointError(
@@ -94,7 +94,7 @@ def tensors_in(value) -> Iterator[torch.Tensor]:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether every number of a tensor is finite. Memory is taken for 8-bit ones only, which torch cannot compare."""
+    """Whether every number of a tensor is finite. Only 8-bit numbers, which torch cannot compare, are copied."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     values = tensor.detach()

@@ -1,8 +1,8 @@
 """What the model sees of a video: a contact sheet of the sampled frames with their times, and the tokens of a frame.
 
-Pixels, frame numbers and times come from the checkpoint's own video processor, the order of tokens and newlines from
-the functions that the model lays its features out with (`lay_out_video`, `lay_out_slow_fast_video`), run on boxes in
-place of features. So the sheet cannot say anything else than what happens.
+Pixels, frame numbers and times come from the checkpoint's own video processor. The order of tokens and newlines comes
+from the model's own functions (`lay_out_video`, `lay_out_slow_fast_video`), called with boxes in place of features. So
+the sheet shows what really happens.
 """
 
 from pathlib import Path
@@ -18,24 +18,26 @@ from llava_next_video.processing import LlavaNextVideoProcessor
 
 CELL, ENLARGED, COLUMNS, GAP = 192, 700, 8, 8  # pixels, except for the columns
 PAPER, INK, UNUSED = (255, 255, 255), (30, 30, 30), (150, 150, 150)
-NEWLINE, FRAME_END = -1, -2
+NEWLINE, FRAME_END = -1, -2  # numbers of learned tokens
 LEARNED = {NEWLINE: ("newline", (235, 120, 0)), FRAME_END: ("frame end", (130, 60, 200))}
 
-Token = tuple[float, float, float]  # top, left and side of its square of pixels; of a learned token, its number thrice
+# Top, left and side of a token's square, in pixels; a learned token has its number three times.
+Token = tuple[float, float, float]
 
 
 def draw_frame_sheet(processor: LlavaNextVideoProcessor, video, **kwargs) -> Image.Image:
     """Draw the frames that the model gets of a video, after sampling, resizing and cropping.
 
     The upper part shows every frame with its number in the video and its time (minutes and seconds, at the video's
-    average frame rate; left out when that is not known). The lower part shows one frame enlarged, of each kind when
-    they differ (slow-fast videos, a newline behind the last frame): every square is one token, coloured squares are
-    learned newlines and frame ends, and grey is what no token covers, because pooling or the vision patches drop it.
+    average frame rate, if that is known). The lower part shows one frame enlarged, or one of each kind where frames
+    have different tokens (slow-fast videos, a newline after the last frame). Every square is one token, coloured
+    squares are learned newlines and frame ends, and grey areas are covered by no token, because pooling or the vision
+    patches drop them.
 
     Args:
         processor: of the checkpoint, see `AutoProcessor`.
-        video: whatever the processor takes for one video: a path, a URL, bytes, a file object, an array or frames.
-        kwargs: settings of the call, as for the processor: `num_frames`, `fps`, `frame_sampling`, `video_metadata`...
+        video: one video in any form that the processor takes: a path, URL, bytes, file object, array or frames.
+        kwargs: arguments of the processor: `num_frames`, `fps`, `frame_sampling`, `video_metadata`, ...
 
     Raises:
         ValueError: several videos were given, or `kwargs` make frames that are not square.
@@ -105,8 +107,8 @@ def save_frame_sheet(path: str | Path, processor: LlavaNextVideoProcessor, video
 
 
 def token_order(processor: LlavaNextVideoProcessor, num_frames: int, frame_side: int) -> list[tuple[int, Token]]:
-    """Every token of a video in the order in which the language model reads them: the sampled frame it belongs to
-    (a learned one: `NEWLINE` or `FRAME_END`), and where it lies in that frame.
+    """Every token of a video in the order in which the language model reads them: the number of its sampled frame
+    (`NEWLINE` or `FRAME_END` for a learned token), and its place in that frame.
 
     Args:
         num_frames, frame_side: of the processed video, the side in pixels.
@@ -123,10 +125,10 @@ def token_order(processor: LlavaNextVideoProcessor, num_frames: int, frame_side:
 
 
 def token_boxes(processor: LlavaNextVideoProcessor, num_frames: int, frame_side: int, stride: int) -> torch.Tensor:
-    """(F, h, w, 4) for h x w tokens a frame: the frame's number, and top, left and side of a token in pixels."""
+    """(F, h, w, 4) for h x w tokens per frame: the frame's number, and top, left and side of the token in pixels."""
     patches = processor.patches_per_side(frame_side)
     side = pooled_side(patches, stride, processor.spatial_pool_mode)
-    # Bilinear pooling stretches its tokens over all patches; the others take whole windows and drop what is left.
+    # Bilinear pooling covers all patches; the other modes use whole windows and drop the rest.
     patches_per_token = patches / side if processor.spatial_pool_mode == "bilinear" else stride
     assert processor.patch_size is not None  # `patches_per_side` needs it
     pixels = patches_per_token * processor.patch_size
@@ -135,7 +137,7 @@ def token_boxes(processor: LlavaNextVideoProcessor, num_frames: int, frame_side:
 
 
 def kinds_of_frames(order: list[tuple[int, Token]]) -> dict[tuple[Token, ...], list[int]]:
-    """Group the frames of a video by their tokens and the learned ones behind these: tokens -> numbers of frames."""
+    """Group the frames of a video by their tokens, learned ones included: tokens -> numbers of frames."""
     frames = []
     for frame, token in order:
         if frame == len(frames):
@@ -181,7 +183,7 @@ def minutes_and_seconds(seconds: float) -> str:
 
 
 def thumbnail(frame: Image.Image) -> Image.Image:
-    """Scale a frame to `CELL` pixels; a small one a whole number of times, so that its pixels stay what they are."""
+    """Scale a frame to `CELL` pixels; a small one by a whole number, so that its pixels stay visible as they are."""
     times = CELL // frame.width
     if times == 0:
         return frame.resize((CELL, CELL), Image.Resampling.LANCZOS)
@@ -189,8 +191,8 @@ def thumbnail(frame: Image.Image) -> Image.Image:
 
 
 def draw_tokens(frame: Image.Image, tokens: tuple[Token, ...]) -> Image.Image:
-    """Enlarge a frame, rule off its tokens, grey what none covers, and put learned tokens on the right of the row that
-    they follow."""
+    """Enlarge a frame, outline its tokens, grey out what none covers, and draw learned tokens to the right of the row
+    that they follow."""
     times = max(1, round(ENLARGED / frame.width))
     boxes = [tuple(times * value for value in token) for token in tokens]
     frame = frame.resize((times * frame.width, times * frame.height), Image.Resampling.NEAREST)
@@ -208,7 +210,7 @@ def draw_tokens(frame: Image.Image, tokens: tuple[Token, ...]) -> Image.Image:
             continue
         top, bottom = round(box[0]), round(box[0] + box[2]) - 1
         right = round(box[1] + box[2]) - 1
-        # A light and a dark line, so that one of them shows on any picture.
+        # A light and a dark line, so that one of them is visible on any picture.
         draw.rectangle((round(box[1]), top, right, bottom), outline=(255, 255, 255))
         draw.line((right, top, right, bottom, round(box[1]), bottom), fill=(0, 0, 0))
         left = frame.width + 3
@@ -216,7 +218,7 @@ def draw_tokens(frame: Image.Image, tokens: tuple[Token, ...]) -> Image.Image:
 
 
 def draw_legend(kinds: dict[tuple[Token, ...], list[int]], frame_side: int) -> Image.Image:
-    """Say what the colours mean that the enlarged frames have."""
+    """Explain the colours in the enlarged frames."""
     tokens = {token for kind in kinds for token in kind}
     entries = [("one token", PAPER)]
     entries += [(name, colour) for number, (name, colour) in LEARNED.items() if (number,) * 3 in tokens]
@@ -240,7 +242,7 @@ def write(text: str, size: int = 14) -> Image.Image:
 
 
 def labelled(text: str, picture: Image.Image) -> Image.Image:
-    """A picture under its label, on paper as wide as a cell at least."""
+    """A picture under its label, at least as wide as a cell."""
     label = write(text)
     paper = Image.new("RGB", (max(CELL, label.width, picture.width), label.height + picture.height), PAPER)
     paper.paste(label)

@@ -1,15 +1,34 @@
-"""What users may pass to the pipeline: videos and questions, prompts, chats, tables."""
+"""What users may pass to the pipeline: videos and questions, prompts, chats, tables; arguments; an assistant model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import GeneratorType
 
 from torch.utils.data import Dataset
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel, ProcessorMixin
 from transformers.utils.chat_template_utils import Chat
 from transformers.video_utils import is_valid_video
 
 
-SEQUENCES_THAT_ARE_NO_COLUMNS = (list, tuple, str, bytes, bytearray, memoryview)
+PREPROCESS_ARGUMENTS = ("continue_final_message", "on_error")
+POSTPROCESS_ARGUMENTS = ("return_full_text", "return_tensors", "skip_special_tokens", "continue_final_message")
+PROCESSOR_ARGUMENTS = ("num_frames", "fps", "frame_sampling", "do_sample_frames")
+# Arguments of `generate` that the pipeline makes itself, or that take effect before `generate`.
+OWN_ARGUMENTS = {
+    "attention_mask",
+    "image_sizes",
+    "input_ids",
+    "inputs",
+    "inputs_embeds",
+    "mm_encoder_outputs",
+    "pixel_values",
+    "pixel_values_videos",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+}
+
+SEQUENCES_BUT_NO_COLUMNS = (list, tuple, str, bytes, bytearray, memoryview)
 
 
 class Rows(Dataset):
@@ -26,31 +45,105 @@ class Rows(Dataset):
 
 
 def without_datasets(values):
-    """What the base class takes, for a table or a column of the library `datasets`; everything else as it is."""
+    """A table or a column of the library `datasets` as the base class takes it; everything else unchanged."""
     if hasattr(values, "column_names"):
         return Rows(values) if hasattr(values, "__len__") else (row for row in values)
-    column = isinstance(values, Sequence) and not isinstance(values, SEQUENCES_THAT_ARE_NO_COLUMNS)
-    return list(values) if column else values
+    is_column = isinstance(values, Sequence) and not isinstance(values, SEQUENCES_BUT_NO_COLUMNS)
+    return list(values) if is_column else values
 
 
 @dataclass(frozen=True)
-class Given:
-    """One input, packed: the base class would look into chats, and one malformed chat would stop all others."""
+class PackedInput:
+    """One input that the base class does not look into. It would look into chats, where one malformed chat would stop
+    all others."""
 
     value: object
 
 
-def packed(values):
-    """One input, or each of a list or generator of them, packed; a data set as it is."""
+def pack(values):
+    """Pack one input, or each of a list or generator of them; a data set stays as it is."""
     if isinstance(values, GeneratorType):
-        return (Given(value) for value in values)
+        return (PackedInput(value) for value in values)
     if isinstance(values, list) and not is_chat(values):
-        return [Given(value) for value in values]
-    return values if isinstance(values, Dataset) else Given(values)
+        return [PackedInput(value) for value in values]
+    return values if isinstance(values, Dataset) else PackedInput(values)
+
+
+def inputs_of_call(videos, text):
+    """The inputs that a call of the pipeline with these arguments asks for, packed."""
+    if videos is None and text is None:
+        raise ValueError("The pipeline got neither `videos` nor `text`; pass a video and a question, or a chat.")
+    videos, text = without_datasets(videos), without_datasets(text)
+    if text is None:
+        return pack(videos)
+    if isinstance(text, str) or not isinstance(text, list | tuple):
+        return pack({"videos": videos, "text": text})
+    if len(text) > 0 and not isinstance(text[0], str):
+        if videos is not None:
+            raise ValueError(
+                "The pipeline got `videos` and a chat. Put the videos into the chat's messages, as "
+                "{'type': 'video', 'video': ...} in their `content`."
+            )
+        return pack(text)
+    one_video_for_all = not isinstance(videos, list | tuple) or is_valid_video(videos)
+    videos = [videos] * len(text) if one_video_for_all else videos
+    if len(videos) != len(text):
+        raise ValueError(
+            f"The pipeline got {len(text)} texts and {len(videos)} videos. Pass one video, or one for each text."
+        )
+    return pack([{"videos": v, "text": t} for v, t in zip(videos, text)])
+
+
+def sort_arguments(
+    processor: ProcessorMixin, processor_kwargs: dict | None = None, generate_kwargs: dict | None = None, **kwargs
+) -> tuple[dict, dict, dict]:
+    """Check the arguments of a call, and sort them into those of `preprocess`, `_forward` and `postprocess`."""
+    own = {name: kwargs.pop(name) for name in {*PREPROCESS_ARGUMENTS, *POSTPROCESS_ARGUMENTS} & kwargs.keys()}
+    own = {name: value for name, value in own.items() if value is not None}
+    processor_kwargs = dict(processor_kwargs or {})
+    processor_kwargs.update({name: kwargs.pop(name) for name in PROCESSOR_ARGUMENTS if name in kwargs})
+    if twice := sorted(kwargs.keys() & (generate_kwargs or {}).keys()):
+        raise ValueError(f"The pipeline got {twice} directly and in `generate_kwargs`; pass each once.")
+    if "return_full_text" in own and own.get("return_tensors"):
+        raise ValueError("The pipeline got `return_full_text` and `return_tensors`; token ids are never cut.")
+    generate_kwargs = {**(generate_kwargs or {}), **kwargs}
+    check_generate_arguments(generate_kwargs)
+    if "stop_strings" in generate_kwargs:
+        generate_kwargs["tokenizer"] = processor.tokenizer
+    if own.get("on_error", "raise") not in ("raise", "return"):
+        raise ValueError(f"The pipeline got on_error={own['on_error']!r}; it is 'raise' or 'return'.")
+    preprocess = {name: own[name] for name in PREPROCESS_ARGUMENTS if name in own}
+    if processor_kwargs:
+        preprocess["processor_kwargs"] = processor_kwargs
+    postprocess = {name: own[name] for name in POSTPROCESS_ARGUMENTS if name in own}
+    return preprocess, {"generate_kwargs": generate_kwargs} if generate_kwargs else {}, postprocess
+
+
+def check_generate_arguments(generate_kwargs: dict):
+    """Raise a ValueError when arguments of `generate` are none that a call of the pipeline can have."""
+    if own := sorted(OWN_ARGUMENTS & generate_kwargs.keys()):
+        raise ValueError(
+            f"The pipeline got {own}, which it makes itself of the video and the question. Leave them out; which "
+            "features of the vision tower are used is said in model.config. Or call model.generate."
+        )
+    if isinstance(assistant := generate_kwargs.get("assistant_model"), str | Path):
+        raise ValueError(
+            f"The pipeline got assistant_model={str(assistant)!r} in a call; a call takes a model that is loaded. "
+            "Pass the folder or name to `pipeline(..., assistant_model=...)`, which loads it once."
+        )
+
+
+def load_assistant(source: str, model: PreTrainedModel) -> dict:
+    """Arguments of a pipeline of `model` for an assistant model in a folder or on the Hub. transformers loads it by
+    itself, except if it is one of ours: of classes of that name it only knows the built-in's."""
+    if AutoConfig.from_pretrained(source).model_type != model.config.model_type:
+        return {"assistant_model": source}
+    assistant = AutoModelForImageTextToText.from_pretrained(source).to(model.device, model.dtype).eval()
+    return {"assistant_model": assistant, "assistant_tokenizer": AutoTokenizer.from_pretrained(source)}
 
 
 def is_chat(value) -> bool:
-    """Whether a value is meant as a chat: a list that begins with what could be a message."""
+    """Whether a value looks like a chat: a list whose first item could be a message."""
     first = value[0] if isinstance(value, list | tuple) and value else None
     return hasattr(first, "role") or (isinstance(first, Mapping) and ("role" in first or "content" in first))
 
@@ -67,10 +160,10 @@ def prompt_and_videos(inputs) -> tuple[str | list[dict], object]:
         unknown = inputs.keys() - {"text", "video", "videos"}
         if not unknown and not {"video", "videos"} <= inputs.keys():
             return inputs["text"], inputs.get("videos", inputs.get("video"))
-    what = repr(inputs) if isinstance(inputs, str) else type(inputs).__name__
-    what = f"the keys {sorted(map(str, inputs))}" if isinstance(inputs, Mapping) else what
+    found = repr(inputs) if isinstance(inputs, str) else type(inputs).__name__
+    found = f"the keys {sorted(map(str, inputs))}" if isinstance(inputs, Mapping) else found
     raise ValueError(
-        f"The pipeline got {what} where a prompt was expected. Pass a video and a question, "
+        f"The pipeline got {found} where a prompt was expected. Pass a video and a question, "
         "{'videos': ..., 'text': ...}, or a chat: [{'role': 'user', 'content': [...]}]."
     )
 
@@ -86,7 +179,7 @@ def as_list(videos) -> list:
 
 
 def as_chat(question: str, videos) -> list[dict]:
-    """Put a question behind its videos into a chat of one message."""
+    """A chat of one message: videos, then a question about them."""
     media = [{"type": "video", "video": video} for video in as_list(videos)]
     return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
 
@@ -96,7 +189,7 @@ def ends_with_assistant(messages: list[dict]) -> bool:
 
 
 def ends_in_text(messages: list[dict]) -> bool:
-    content = messages[-1].get("content")  # none beside calls of tools
+    content = messages[-1].get("content")  # missing next to tool calls
     return isinstance(content, str) or (content is not None and content[-1]["type"] == "text")
 
 

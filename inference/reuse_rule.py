@@ -1,16 +1,16 @@
-"""May the keys and values of an earlier prompt be used again? Only where the answer is the one of a fresh run.
+"""May the keys and values of an earlier prompt be reused? Only where the answer is that of a fresh run.
 
-Decided from the one generation configuration that will run: the pipeline's, the call's and the model's, merged as
-`generate` merges them. What is listed here was looked at and is right; everything else, settings of later versions of
-transformers included, is not reused.
+This is decided from the one generation configuration that will run: the pipeline's, the call's and the model's, merged
+as `generate` merges them. The settings listed here were checked; with any other, those of later versions of
+transformers included, nothing is reused.
 """
 
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 
-# Settings that act on the end of an answer, or on the scores of one token, whatever came before it.
-OF_SINGLE_TOKENS = {
+# Settings that act on the end of an answer, or on the scores of one token regardless of earlier ones.
+SETTINGS_PER_TOKEN = {
     "begin_suppress_tokens",
     "bos_token_id",
     "do_sample",
@@ -35,29 +35,29 @@ OF_SINGLE_TOKENS = {
     "top_p",
     "typical_p",
 }
-# Settings and arguments that look at all tokens so far: right for one prompt, which is whole; in a batch they would
-# count the padding in the middle of it.
-OF_WHOLE_PROMPTS = {"bad_words_ids", "no_repeat_ngram_size", "repetition_penalty", "sequence_bias", "stop_strings"}
-ARGUMENTS = {"streamer", "tokenizer"}
-ARGUMENTS_OF_WHOLE_PROMPTS = {"logits_processor", "prefix_allowed_tokens_fn", "stopping_criteria"}
+# Settings and arguments that read all tokens so far: right for one prompt; in a batch they would count the padding in
+# the middle of a prompt.
+SETTINGS_PER_PROMPT = {"bad_words_ids", "no_repeat_ngram_size", "repetition_penalty", "sequence_bias", "stop_strings"}
+ARGUMENTS_PER_TOKEN = {"streamer", "tokenizer"}
+ARGUMENTS_PER_PROMPT = {"logits_processor", "prefix_allowed_tokens_fn", "stopping_criteria"}
 # Kinds of rotary positions whose frequencies do not depend on the length of the prompt.
 FIXED_ROPE = {None, "default", "linear", "llama3", "yarn"}
 
 
 def may_reuse(model, generate_kwargs: dict, num_prompts: int) -> bool:
-    """Whether `model.generate(**generate_kwargs)` for a batch of prompts gives the same with keys and values that were
-    computed before."""
+    """Whether `model.generate(**generate_kwargs)` answers a batch of prompts the same with keys and values that were
+    computed earlier."""
     if not isinstance(model, PreTrainedModel) or not has_plain_cache(model):
         return False
-    settings, arguments = set_by_somebody(model, generate_kwargs)
+    settings, arguments = changed_settings(model, generate_kwargs)
     single = num_prompts == 1
-    return settings <= OF_SINGLE_TOKENS | (OF_WHOLE_PROMPTS if single else set()) and (
-        arguments <= ARGUMENTS | (ARGUMENTS_OF_WHOLE_PROMPTS if single else set())
+    return settings <= SETTINGS_PER_TOKEN | (SETTINGS_PER_PROMPT if single else set()) and (
+        arguments <= ARGUMENTS_PER_TOKEN | (ARGUMENTS_PER_PROMPT if single else set())
     )
 
 
-def set_by_somebody(model: PreTrainedModel, generate_kwargs: dict) -> tuple[set[str], set[str]]:
-    """Names of the settings that are not the defaults of `generate`, and of its arguments that are no settings."""
+def changed_settings(model: PreTrainedModel, generate_kwargs: dict) -> tuple[set[str], set[str]]:
+    """Names of the settings that differ from the defaults of `generate`, and of its arguments that are no settings."""
     arguments = {name: value for name, value in generate_kwargs.items() if name != "generation_config"}
     config, rest = model._prepare_generation_config(generate_kwargs.get("generation_config"), **arguments)
     defaults = GenerationConfig._get_default_generation_params()
@@ -66,7 +66,7 @@ def set_by_somebody(model: PreTrainedModel, generate_kwargs: dict) -> tuple[set[
         for name, value in vars(config).items()
         if name != "transformers_version"
         and not name.startswith("_")
-        # What has no default is off when it is `None`, or says that it is.
+        # A setting without a default is off when it is `None` or False.
         and value != defaults.get(name, False)
         and not (value is None and name not in defaults)
     }
@@ -74,8 +74,8 @@ def set_by_somebody(model: PreTrainedModel, generate_kwargs: dict) -> tuple[set[
 
 
 def has_plain_cache(model: PreTrainedModel) -> bool:
-    """Whether every layer keeps all its keys and values as they are: no window, no state, no other format; and none of
-    them depends on how long the prompt became."""
+    """Whether every layer keeps all its keys and values unchanged (no window, no state, no other format), and none of
+    them depends on the length of the prompt."""
     text_config = model.config.get_text_config(decoder=True)
     rope = getattr(text_config, "rope_parameters", None) or {}
     kinds = {rope.get("rope_type"), *(part.get("rope_type") for part in rope.values() if isinstance(part, dict))}

@@ -16,7 +16,7 @@ from pathlib import Path
 MAX_SETTINGS_BYTES = 4 * 2**20
 MAX_INDEX_BYTES = 16 * 2**20  # of names of weights; a real index or header has 1 MB for ten thousand of them
 # What transformers raises, beside ValueError, at settings that it cannot use.
-UNUSABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError)
+SETTINGS_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError)
 
 
 class CheckpointError(ValueError):

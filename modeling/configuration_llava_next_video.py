@@ -11,19 +11,35 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .checkpoint_settings import UNUSABLE, quoted, reading_settings, reason_of
+from .checkpoint_settings import SETTINGS_ERRORS, quoted, reading_settings, reason_of
 from .other_formats import format_of
 from .own_code import forget_exported_code
 
 
-# Vision towers we can run layer by layer, and whether their output starts with a class token.
+# What the settings of the same names may be. `PoolMode` and the others are read with `typing.get_args`.
+PoolMode = Literal["average", "max", "bilinear", "conv"]
+PoolPosition = Literal["before_projector", "after_projector"]
+NewlinePosition = Literal["no_token", "one_token", "frame", "grid"]
+ASPECT_RATIO = re.compile(r"anyres(?:_max_([1-9]\d{0,5}))?|pad|square")  # `image_aspect_ratio`
+
+# Vision towers that we can run layer by layer, and whether their output starts with a class token.
 HAS_CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
 
-ASPECT_RATIO = re.compile(r"anyres(?:_max_([1-9]\d{0,5}))?|pad|square")  # what `image_aspect_ratio` may be
+# Settings with which the built-in computes what this package computes. It ignores these keys (and stops at an unknown
+# `spatial_pool_mode`), so it would load a checkpoint with other values and answer wrongly.
+BUILT_IN_SETTINGS = {
+    "image_aspect_ratio": ["anyres"],
+    "spatial_pool_mode": ["average", "max", "conv"],
+    "spatial_pool_position": ["before_projector"],
+    "video_newline_position": ["no_token"],  # slow-fast videos need newlines, so they are covered
+}
+# With other values, `config.json` has a text that begins with this in place of `vision_feature_select_strategy`: every
+# version of the built-in accepts only the two values of that key and shows any other in its error.
+REFUSAL = "This checkpoint is not for the llava_next_video built into transformers"
 
 # More than any model has: a configuration with larger numbers is damaged, or hostile.
 MAX_PATCHES_PER_SIDE, MAX_GRID_PINPOINTS, MAX_TILES, MAX_TOKEN_ID = 256, 1000, 1000, 2**31
-LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**14} | dict.fromkeys(
+LARGEST_VALUES = {"num_hidden_layers": 1000, "num_labels": 2**14} | dict.fromkeys(
     (
         "num_attention_heads",
         "num_key_value_heads",
@@ -37,37 +53,24 @@ LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**14} | dict.fromkeys(
         "patch_size",
         "num_channels",
     ),
-    2**63 - 1,  # whether there are weights of that size is seen when they are read
+    2**63 - 1,  # weights of an impossible size are noticed when they are made or read
 )
-
-# Settings for every model, and what they may be once a configuration is made.
-KINDS = {"dtype": (torch.dtype, dict), "_attn_implementation": (str, dict)} | dict.fromkeys(
+# Settings that every model has, and their types once a configuration is made.
+ALLOWED_TYPES = {"dtype": (torch.dtype, dict), "_attn_implementation": (str, dict)} | dict.fromkeys(
     ("base_model_ep_plan", "base_model_fsdp_plan", "base_model_pp_plan", "base_model_tp_plan"), dict
 )
 
-# Settings with which the built-in computes what this package computes. It ignores these keys (and stops at an unknown
-# `spatial_pool_mode`), so a checkpoint with other values would be loaded by it and answer wrongly.
-BUILT_IN_SETTINGS = {
-    "image_aspect_ratio": ["anyres"],
-    "spatial_pool_mode": ["average", "max", "conv"],
-    "spatial_pool_position": ["before_projector"],
-    "video_newline_position": ["no_token"],  # slow-fast videos need newlines, so they are covered
-}
-# The beginning of what `config.json` then says in place of `vision_feature_select_strategy`, a key of which every
-# version of the built-in accepts its two values alone and shows any other in its error.
-REFUSAL = "This checkpoint is not for the llava_next_video built into transformers"
-
 
 def is_size(value) -> bool:
-    """Whether this is [height, width] in pixels."""
+    """Whether this is a size [height, width] in pixels."""
     return (
         isinstance(value, (list, tuple)) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
     )
 
 
 def check_numbers(owner: str, settings: dict):
-    """Raise a ValueError when `settings` of `owner` have a number that cannot be, or that takes memory by itself."""
-    for name, largest in LARGEST.items():
+    """Raise a ValueError when `settings` of `owner` have a number that no model has, or that alone costs memory."""
+    for name, largest in LARGEST_VALUES.items():
         value = settings.get(name)
         # Some language models have a list where others have a number; their own configuration knows.
         if value is not None and not isinstance(value, list) and not (type(value) is int and 1 <= value <= largest):
@@ -77,11 +80,11 @@ def check_numbers(owner: str, settings: dict):
             )
 
 
-def check_kinds(owner: str, config: PreTrainedConfig):
+def check_types(owner: str, config: PreTrainedConfig):
     """Raise a ValueError when a configuration has something that transformers uses without looking."""
-    for name, kinds in KINDS.items():
+    for name, types in ALLOWED_TYPES.items():
         value = getattr(config, name, None)  # not every version of transformers has all
-        if value is not None and not isinstance(value, kinds):
+        if value is not None and not isinstance(value, types):
             raise ValueError(
                 f"{owner}.{name.removeprefix('_')} is {quoted(value)}, which no model can use. Leave it out, or "
                 "download config.json again."
@@ -169,10 +172,10 @@ class LlavaNextVideoConfig(PreTrainedConfig):
     vision_feature_layer: int | list[int] = -2
     image_grid_pinpoints: list | None = None
     image_aspect_ratio: str = "anyres"
-    spatial_pool_mode: Literal["average", "max", "bilinear", "conv"] = "average"
+    spatial_pool_mode: PoolMode = "average"
     spatial_pool_stride: int = 2
-    spatial_pool_position: Literal["before_projector", "after_projector"] = "before_projector"
-    video_newline_position: Literal["no_token", "one_token", "frame", "grid"] = "no_token"
+    spatial_pool_position: PoolPosition = "before_projector"
+    video_newline_position: NewlinePosition = "no_token"
     slow_frame_stride: int | None = None
     vision_chunk_size: int = 4
     image_seq_length: int = 576
@@ -187,16 +190,16 @@ class LlavaNextVideoConfig(PreTrainedConfig):
                 check_numbers(name, part)
         try:
             super().__post_init__(**kwargs)
-        except UNUSABLE as error:
+        except SETTINGS_ERRORS as error:
             raise ValueError(
                 f"The configuration cannot be made: {reason_of(error)}. vision_config and text_config "
                 "have to be what transformers' configurations of their `model_type` accept. Download config.json again."
             ) from error
-        check_kinds("config", self)
+        check_types("config", self)
         for name in ("vision_config", "text_config"):
             part = getattr(self, name)
             check_numbers(name, vars(part))
-            check_kinds(name, part)
+            check_types(name, part)
         if self.vision_feature_select_strategy.startswith(REFUSAL):
             self.vision_feature_select_strategy = self.strategy_of_the_tower
         if self.image_grid_pinpoints is None:
@@ -217,7 +220,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             return super().from_dict(config_dict, **kwargs)
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True):
-        """Write `config.json`, so that the built-in refuses it if it cannot do what it says; see `REFUSAL`."""
+        """Write `config.json`. If the built-in would answer wrongly with it, it is refused there; see `REFUSAL`."""
         written = copy.copy(self)
         if beyond := self.settings_beyond_built_in:
             settings = ", ".join(f"{name}={value!r}" for name, value in beyond.items())
@@ -229,7 +232,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
 
     @property
     def settings_beyond_built_in(self) -> dict:
-        """The settings with which transformers' own `llava_next_video` cannot compute what this package does."""
+        """The settings with which transformers' own `llava_next_video` does not compute what this package does."""
         chosen = {name: getattr(self, name) for name in BUILT_IN_SETTINGS}
         return {name: value for name, value in chosen.items() if value not in BUILT_IN_SETTINGS[name]}
 
@@ -244,7 +247,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         return self.vision_config.image_size // self.vision_config.patch_size
 
     def vision_states(self, layers: int | list[int] | None = None) -> list[int]:
-        """The hidden states of the tower that are projected, counted from 0; `layers` in place of
+        """The hidden states of the tower that are projected, counted from 0. `layers` overrides
         `vision_feature_layer`."""
         layers = self.vision_feature_layer if layers is None else layers
         num_states = self.vision_config.num_hidden_layers + 1

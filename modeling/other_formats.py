@@ -1,7 +1,7 @@
-"""Checkpoints in other formats than ours, which `from_pretrained` of our classes reads too.
+"""Checkpoints in formats other than ours, which `from_pretrained` of our classes reads too.
 
-The package adds the format of the original code (`package/registration.py`), as a function that imports it when the
-first checkpoint is loaded. In code that was exported with a checkpoint there are none.
+The package adds the format of the original code (`package/registration.py`), as a function that imports the class that
+reads it, so that this happens when the first checkpoint is loaded. Code exported with a checkpoint adds none.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ IMPORTERS: list[Callable[[], type]] = []
 
 
 def format_of(source, kwargs: dict) -> type | None:
-    """The other format that a folder or repository has, or None if it is ours, or nothing that can be read.
+    """The other format that a folder or repository has, or None if it has ours or cannot be read.
 
     Args:
         source: as for `from_pretrained`.

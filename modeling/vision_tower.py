@@ -1,7 +1,7 @@
-"""The vision towers of transformers, with a `forward` that stops at the last hidden state that is wanted.
+"""The vision towers of transformers, with a `forward` that stops at the last hidden state that is needed.
 
-Which state a model wants stands in its configuration (`vision_feature_layer`); most want the last but one. Weights,
-their names and `config.json` are those of transformers' classes, whose names these have behind `LlavaNextVideo`.
+The configuration of a model says which it needs (`vision_feature_layer`); for most it is the last but one. Weights,
+their names and `config.json` are those of transformers' classes, whose names follow `LlavaNextVideo` in ours.
 
 Shape letters: F frames or tiles, P rows of the tower (with CLIP the class token, then the patches), D channels.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from transformers import CLIPVisionModel, PreTrainedConfig, PreTrainedModel, SiglipVisionModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class StopsEarly:
@@ -20,17 +21,26 @@ class StopsEarly:
 
         Args:
             wanted_states: which hidden states to return, counted as in `hidden_states` from 0, the embeddings. Layers
-                behind the last of them are not run, and no other state is kept. None: transformers' own forward.
+                behind the last of them do not run, and no other state is kept. None: transformers' own forward.
 
         Returns:
             A tuple of (F, P, D) tensors in the order of `wanted_states`, or (None) transformers' own output.
+
+        Raises:
+            ValueError: the pixels are not (F, 3, H, W) with the tower's image size.
         """
         if wanted_states is None:
             return super().forward(pixel_values, **kwargs)
+        side = self.config.image_size
+        if pixel_values.ndim != 4 or pixel_values.shape[-2:] != (side, side):
+            raise ValueError(
+                f"The vision tower got pixel values of shape {tuple(pixel_values.shape)}; it takes (frames, channels, "
+                f"{side}, {side}). Use the checkpoint's processor, or give it that `size` and `crop_size`."
+            )
         states = self.embed(pixel_values)  # (F, P, D)
         kept = {0: states}
         for number, layer in enumerate(self.encoder.layers[: max(wanted_states)], start=1):
-            states = layer(states, None)
+            states = layer(states, None)  # (F, P, D)
             if number in wanted_states:
                 kept[number] = states
         return tuple(kept[number] for number in wanted_states)
@@ -39,9 +49,22 @@ class StopsEarly:
         """Hidden state 0."""
         return self.embeddings(pixel_values)
 
+    def output_with_features(self, features: tuple, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """A model output with `features`, each (N, D), as `pooler_output`.
+
+        If `kwargs` or the configuration ask for hidden states or attentions, the whole tower runs on the pixels
+        (F, 3, H, W), and the rest of the output is what transformers' own forward returns.
+        """
+        requests = ("output_hidden_states", "output_attentions")
+        if not any(kwargs.get(name, getattr(self.config, name)) for name in requests):
+            return BaseModelOutputWithPooling(pooler_output=features)
+        output = self(pixel_values, **kwargs, return_dict=True)
+        output.pooler_output = features
+        return output
+
     def freeze_what_never_runs(self, wanted_states: Sequence[int]):
-        """Ask for no gradients of what `forward` with these states leaves out: it would never get one, for which
-        `DistributedDataParallel` waits in vain."""
+        """Ask for no gradients of what `forward` with these states leaves out: it would never get one, and
+        `DistributedDataParallel` would wait for it."""
         for part in [self.post_layernorm, *self.encoder.layers[max(wanted_states) :]]:
             part.requires_grad_(False)
 

@@ -1,21 +1,21 @@
 """The arithmetic of grids: how many rows, columns and tokens a video frame or an image has.
 
-Plain functions of whole numbers. The model lays its features out with them (`visual_tokens.py`), the processor counts
-placeholders with them, the frame sheet draws with them.
+Plain functions of whole numbers. The model uses them to lay out its features (`visual_tokens.py`), the processor to
+count placeholders, the frame sheet to draw.
 
 Sources: `get_2dPool`, `unpad_image` and `prepare_inputs_labels_for_multimodal` in llava/model/llava_arch.py of
-LLaVA-NeXT; for the stretch of positions playground/demo/video_demo.py.
+LLaVA-NeXT; for `rope_factor_for` playground/demo/video_demo.py.
 """
 
 import math
 
 from transformers.image_processing_utils import select_best_resolution
 
-from .configuration_llava_next_video import ASPECT_RATIO
+from .configuration_llava_next_video import ASPECT_RATIO, NewlinePosition, PoolMode
 
 
-def pooled_side(patches_per_side: int, pool_stride: int, pool_mode: str) -> int:
-    """Rows (or columns) that are left of `patches_per_side` after pooling: bilinear rounds up, the others down.
+def pooled_side(patches_per_side: int, pool_stride: int, pool_mode: PoolMode) -> int:
+    """Rows (or columns) that pooling makes of `patches_per_side`: bilinear rounds up, the others down.
 
     >>> pooled_side(27, 2, "average"), pooled_side(27, 2, "bilinear")
     (13, 14)
@@ -27,8 +27,8 @@ def video_token_count(
     num_frames: int,
     patches_per_side: int,
     pool_stride: int,
-    pool_mode: str,
-    newline_position: str,
+    pool_mode: PoolMode,
+    newline_position: NewlinePosition,
     slow_frame_stride: int | None = None,
 ) -> int:
     """Tokens of one video: pooled patches and newlines of every frame.
@@ -59,11 +59,11 @@ def rope_factor_for(
     patches_per_side: int = 24,
     context_length: int = 4096,
     num_text_tokens: int = 1000,
-    spatial_pool_mode: str = "average",
-    video_newline_position: str = "no_token",
+    spatial_pool_mode: PoolMode = "average",
+    video_newline_position: NewlinePosition = "no_token",
     slow_frame_stride: int | None = None,
 ) -> float:
-    """The factor for `rope_parameters` ("rope_type": "linear") with which a video and its question fit the context.
+    """The factor for `rope_parameters` ("rope_type": "linear") that lets a video and its question fit the context.
 
     Args:
         num_frames: frames after sampling.
@@ -71,10 +71,10 @@ def rope_factor_for(
             `LlavaNextVideoConfig`, with the same defaults; they decide how many tokens a frame takes.
         patches_per_side: rows (and columns) of vision patches in a frame; 24 for CLIP at 336 pixels.
         context_length: tokens the language model was trained on.
-        num_text_tokens: room for everything else, as the original assumes it.
+        num_text_tokens: room for everything else; the default is the original's.
 
     Returns:
-        A whole number; 1.0 is no stretch.
+        A whole number; 1.0 leaves the positions as they are.
 
     >>> rope_factor_for(32), rope_factor_for(16)
     (2.0, 1.0)
@@ -95,8 +95,8 @@ def rope_factor_for(
 def tile_grid(
     image_size: tuple[int, int], tile_side: int, grid_pinpoints: list, aspect_ratio: str = "anyres"
 ) -> tuple[int, int]:
-    """Rows and columns of tiles that an image of (height, width) pixels is cut into, beside its overview; (0, 0) where
-    images are one square."""
+    """Rows and columns of tiles that an image of (height, width) pixels is cut into, besides its overview; (0, 0) when
+    an image is one square."""
     if not aspect_ratio.startswith("anyres"):
         return 0, 0
     height, width = select_best_resolution(image_size, grid_pinpoints)
@@ -104,13 +104,13 @@ def tile_grid(
 
 
 def unpadded_grid(height: int, width: int, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a (height x width) grid of patches that lie on the image and not on its padding.
+    """Rows and columns of a (height x width) grid of patches that show the image and not its padding.
 
     >>> unpadded_grid(48, 48, image_size=(300, 600))
     (24, 48)
     """
     image_height, image_width = image_size
-    # Rounded before it is cut, as in transformers: 23.999999999 rows are 24.
+    # Rounded before it is cut off, as in transformers: 23.999999999 rows are 24.
     if image_width / image_height > width / height:
         rows = int(round(image_height * (width / image_width), 7))
         return height - 2 * ((height - rows) // 2), width
@@ -119,12 +119,12 @@ def unpadded_grid(height: int, width: int, image_size: tuple[int, int]) -> tuple
 
 
 def shrunk_grid(rows: int, columns: int, patches_per_side: int, aspect_ratio: str) -> tuple[int, int]:
-    """Rows and columns of an image's patches behind `anyres_max_N`, which shrinks what is larger than N tiles."""
+    """Rows and columns of an image's patches after `anyres_max_N`, which shrinks images larger than N tiles."""
     found = ASPECT_RATIO.fullmatch(aspect_ratio)
     if found is None or found[1] is None:
         return rows, columns
-    times = math.sqrt(rows * columns / (int(found[1]) * patches_per_side**2))
-    return (int(rows // times), int(columns // times)) if times > 1.1 else (rows, columns)
+    scale = math.sqrt(rows * columns / (int(found[1]) * patches_per_side**2))
+    return (int(rows // scale), int(columns // scale)) if scale > 1.1 else (rows, columns)
 
 
 def image_token_count(

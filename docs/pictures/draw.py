@@ -217,7 +217,7 @@ def rooms() -> bytes:
             lowest = max(floors[each] for each in used)
             drawing.path(f"M {left} {top + middle} V {lowest + middle}", "none", INK)
         drawing.circle(left, top + middle, 6, PAPER)
-        for each in sorted(used, key=floors.get):
+        for each in sorted(used, key=ROOMS.index):  # a set has another order in each run
             drawing.circle(left, floors[each] + middle, 5, INK)
     return drawing.bytes()
 

@@ -16,8 +16,8 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, TextSt
 
 from llava_next_video import LlavaNextVideoVideoProcessor, ReadingLimits, VideoReadError
 from llava_next_video.inference.model_state import ModelState
-from llava_next_video.inference.remembered_videos import fingerprint, key_of
-from llava_next_video.inference.reuse_rule import OF_SINGLE_TOKENS, OF_WHOLE_PROMPTS, has_plain_cache, may_reuse
+from llava_next_video.inference.reuse_rule import SETTINGS_PER_PROMPT, SETTINGS_PER_TOKEN, has_plain_cache, may_reuse
+from llava_next_video.inference.video_fingerprints import fingerprint, video_key
 from tests.inference.fresh_or_remembered import (
     DEMO,
     LANGUAGE_MODELS,
@@ -326,9 +326,9 @@ def test_reuse_with_every_setting_that_is_not_listed_is_refused(checkpoint, monk
     assert may_reuse(model, {}, num_prompts=1)
     assert may_reuse(model, {"max_new_tokens": 3, "temperature": 2.0, "do_sample": True}, num_prompts=2)
     monkeypatch.setattr(GenerationConfig, "validate", lambda *args, **kwargs: None)  # values are of no interest here
-    for setting in vars(GenerationConfig()).keys() - OF_SINGLE_TOKENS - {"transformers_version", "use_cache"}:
+    for setting in vars(GenerationConfig()).keys() - SETTINGS_PER_TOKEN - {"transformers_version", "use_cache"}:
         if not setting.startswith("_"):
-            expected = setting in OF_WHOLE_PROMPTS
+            expected = setting in SETTINGS_PER_PROMPT
             assert may_reuse(model, {setting: "something"}, num_prompts=1) == expected, setting
             assert not may_reuse(model, {setting: "something"}, num_prompts=2), setting
     assert not may_reuse(model, {"use_cache": False}, num_prompts=1)
@@ -426,8 +426,8 @@ def test_frames_whose_look_is_elsewhere_than_in_their_numbers_are_told_apart():
         def __init__(self):
             self.rule = lambda: None
 
-    assert key_of(b"video", {}, Unpicklable()) is None
-    assert key_of(memoryview(b"video")[::2], {}, object.__new__(type("P", (), {}))) is not None
+    assert video_key(b"video", {}, Unpicklable()) is None
+    assert video_key(memoryview(b"video")[::2], {}, object.__new__(type("P", (), {}))) is not None
 
 
 @pytest.mark.parametrize("limits", [ReadingLimits(max_frame_pixels=99), ReadingLimits(max_frames=1)])
@@ -438,7 +438,7 @@ def test_pictures_over_the_limits_are_not_decoded_to_remember_them(limits):
     frames = [Image.open(file), Image.open(BytesIO(file.getvalue()))]
     processor = LlavaNextVideoVideoProcessor()
     processor.limits = limits
-    assert key_of(frames, {}, processor) is None
+    assert video_key(frames, {}, processor) is None
     assert all(frame.tile for frame in frames)
     processor.limits = ReadingLimits()
-    assert key_of(frames, {}, processor) is not None
+    assert video_key(frames, {}, processor) is not None

@@ -11,7 +11,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from llava_next_video import VideoChat
-from llava_next_video.inference.remembered_videos import RememberedVideo, VideoMemory, fingerprint
+from llava_next_video.inference.remembered_videos import RememberedVideo, VideoMemory
+from llava_next_video.inference.video_fingerprints import fingerprint
 from tests.tiny import make_model, make_processor, random_frames, write_video
 
 

@@ -7,7 +7,7 @@ from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from llava_next_video import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
-from llava_next_video.modeling import modeling_llava_next_video as modeling
+from llava_next_video.modeling import model_inputs
 from tests.graphs import CountingBackend
 from tests.tiny import TEXT, config_arguments, enliven, make_model, make_processor, random_frames
 
@@ -218,10 +218,10 @@ def test_warning_begins_one_token_behind_the_context(rope, context, caplog):
     config["text_config"] = {**config["text_config"], "max_position_embeddings": 20, "rope_parameters": rope}
     model = LlavaNextVideoForConditionalGeneration(LlavaNextVideoConfig(**config))
     for num_tokens, warned in ((context, False), (context + 1, True)):
-        modeling.logger.warning_once.cache_clear()
+        model_inputs.logger.warning_once.cache_clear()
         caplog.clear()
         with caplog.at_level("WARNING"):
-            modeling.warn_beyond_context(num_tokens, model.config.text_config)
+            model_inputs.warn_beyond_context(num_tokens, model.config.text_config)
         assert (f"more than the {context} tokens" in caplog.text) == warned
 
 

@@ -1,0 +1,75 @@
+"""One prompt on its way through the pipeline; and several as one batch for the model."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import BatchFeature, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .remembered_videos import RememberedVideo
+
+
+@dataclass
+class Sample:
+    """One prompt, from `preprocess` to `postprocess`.
+
+    Args:
+        prompt: what the user passed, a question, a prompt with placeholders or the messages of a chat.
+        is_question: whether it was put into a chat template for the user, so that only the answer is returned.
+        inputs: what the processor made of it, a batch of one, without its videos.
+        videos: these, in order.
+        visual_length: its tokens up to the end of the last video.
+        preprocess_arguments: of the call of `preprocess` that made it, to repeat it should the model change before the
+            sample is answered; `None` where nothing was taken from memory.
+        times_forgotten: of the memory, before the sample was made; if it differs later, what was taken is outdated.
+        error: why the inputs are empty, with `on_error="return"`.
+        sequences (`torch.Tensor` of shape (answers, L)): prompt and answer tokens, after `generate`.
+        num_prompt_tokens: how many of them are the prompt, padding included.
+    """
+
+    prompt: str | list[dict]
+    is_question: bool = False
+    inputs: BatchFeature = field(default_factory=BatchFeature)
+    videos: Sequence[RememberedVideo] = ()
+    visual_length: int = 0
+    preprocess_arguments: tuple | None = None
+    times_forgotten: int = 0
+    error: Exception | None = None
+    sequences: torch.Tensor | None = None
+    num_prompt_tokens: int = 0
+
+    @property
+    def video_keys(self) -> list[Hashable]:
+        return [video.key for video in self.videos]
+
+
+def join_inputs(inputs: list[BatchFeature], tokenizer: PreTrainedTokenizerBase, shared: int = 0) -> dict:
+    """Make one batch of the inputs of several prompts: rows of tokens padded to (B, L) on the left, or behind the first
+    `shared` tokens; images one after another."""
+    if len(inputs) == 1:
+        return dict(inputs[0])
+    batch = {}
+    longest = max(row["input_ids"].shape[1] for row in inputs)
+    for name in dict.fromkeys(name for row in inputs for name in row):
+        values = [row[name] for row in inputs if name in row]
+        if name in tokenizer.model_input_names:
+            pad = tokenizer.pad_token_id if name == "input_ids" else 0
+            rows = [
+                torch.cat([v[:, :shared], v.new_full((1, longest - v.shape[1]), pad), v[:, shared:]], dim=1)
+                for v in values
+            ]
+            batch[name] = torch.cat(rows)  # (B, L)
+        else:
+            items = [item for value in values for item in value]
+            same_shape = len({item.shape for item in items}) == 1
+            batch[name] = torch.stack(items) if same_shape else items
+    return batch
+
+
+def encoder_outputs(videos: Sequence[RememberedVideo]) -> dict:
+    """Encoded videos, as an argument of the model."""
+    if not videos:
+        return {}
+    tokens = tuple(video.tokens for video in videos)  # each (N, D)
+    return {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=tokens)}}
