@@ -289,7 +289,9 @@ def test_destination_is_not_written_over(tmp_path):
 
 
 def test_error_when_privacy_has_no_repository(tmp_path):
-    with pytest.raises(ValueError, match=r"A private export needs a repository to be uploaded to; name one \(push_to_hub\)"):
+    with pytest.raises(
+        ValueError, match=r"A private export needs a repository to be uploaded to; name one \(push_to_hub\)"
+    ):
         export_for_hub(DEMO_CHECKPOINT, tmp_path / "made", private=True)
 
 
