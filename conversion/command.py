@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from llava_next_video.conversion.back import BackPlan, plan_back
 from llava_next_video.conversion.convert import convert, convert_to_original
 from llava_next_video.conversion.plan import Plan, plan_conversion
+from llava_next_video.conversion.to_original import PlanToOriginal, plan_conversion_to_original
 from llava_next_video.conversion.writing import split_into_shards
-from llava_next_video.hub.destination import readable
+from llava_next_video.hub.destination import readable_size
 from llava_next_video.hub.recipes import FACTS, Recipe, recipe_named
 from llava_next_video.hub.upload import upload
 
@@ -25,16 +25,17 @@ def run(args: argparse.Namespace):
     if args.to_original:
         if chosen_recipe(args) != Recipe():
             raise ValueError("--to-original takes no recipe: an original checkpoint has nowhere to keep one.")
-        plan = plan_back(args.source, args.vision_tower, dtype)
+        plan = plan_conversion_to_original(args.source, args.vision_tower, dtype)
     else:
         plan = plan_conversion(args.source, chosen_recipe(args), args.vision_tower, dtype)
     print(describe(plan, args.destination, args.max_shard_size, every_name=args.dry_run))
     if args.dry_run:
         return
     carry_out = convert_to_original if args.to_original else convert
-    print(carry_out(plan, args.destination, args.max_shard_size, show=sys.stderr.isatty()))
+    report = carry_out(plan, args.destination, args.max_shard_size, show=sys.stderr.isatty())
+    print(report)
     if args.push_to_hub:
-        print(upload(args.destination, args.push_to_hub))
+        print(upload(report.destination, args.push_to_hub))
 
 
 def chosen_recipe(args: argparse.Namespace) -> Recipe:
@@ -44,14 +45,14 @@ def chosen_recipe(args: argparse.Namespace) -> Recipe:
     return replace(recipe, **given)
 
 
-def describe(plan: Plan | BackPlan, destination: Path, max_shard_bytes: int, every_name: bool) -> str:
+def describe(plan: Plan | PlanToOriginal, destination: Path, max_shard_bytes: int, every_name: bool) -> str:
     """What a plan will do, as text."""
     shards = split_into_shards(plan.tensors, max_shard_bytes)
-    lines = [f"{plan.source} -> {destination}: {len(plan.tensors)} tensors, {readable(plan.num_bytes)}"]
+    lines = [f"{plan.source} -> {destination}: {len(plan.tensors)} tensors, {readable_size(plan.num_bytes)}"]
     if isinstance(plan, Plan):
         lines += [f"  {fact} = {getattr(plan.recipe, fact)!r}, from {origin}" for fact, origin in plan.origins.items()]
     for name, tensors in shards.items():
-        lines.append(f"  {name}: {len(tensors)} tensors, {readable(sum(t.num_bytes for t in tensors))}")
+        lines.append(f"  {name}: {len(tensors)} tensors, {readable_size(sum(t.num_bytes for t in tensors))}")
         if every_name:
             lines += [f"    {t.source.name} -> {t.name} {list(t.shape)} {t.dtype}" for t in tensors]
     if every_name and isinstance(plan, Plan):

@@ -10,13 +10,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_next_video.conversion.back import BackPlan
 from llava_next_video.conversion.plan import Plan
 from llava_next_video.conversion.planned_tensors import PlannedTensor
+from llava_next_video.conversion.to_original import PlanToOriginal
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.writing import split_into_shards, verify, write_tensors
-from llava_next_video.hub.checkpoint_files import check_entries, load_pickle
-from llava_next_video.hub.destination import appearing_at_once, check_destination, readable
+from llava_next_video.hub.checkpoint_folders import check_entries
+from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size, resolved
+from llava_next_video.hub.pickled_tensors import load_pickle
 
 
 ORIGINAL_FOLDER = "original"
@@ -35,7 +36,7 @@ class Report:
 
     def __str__(self) -> str:
         return (
-            f"{self.destination}: {self.num_tensors} tensors, {readable(self.num_bytes)} in {self.num_shards} "
+            f"{self.destination}: {self.num_tensors} tensors, {readable_size(self.num_bytes)} in {self.num_shards} "
             f"file{'s' if self.num_shards > 1 else ''}, written and verified in {self.seconds:.0f} s"
         )
 
@@ -64,11 +65,11 @@ def convert(
         plan.generation_config.save_pretrained(folder)
         plan.config.save_pretrained(folder)
 
-    return write_checkpoint(plan.tensors, write_settings, Path(destination), max_shard_bytes, show)
+    return write_checkpoint(plan.tensors, write_settings, destination, max_shard_bytes, show)
 
 
 def convert_to_original(
-    plan: BackPlan, destination: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES, show: bool = False
+    plan: PlanToOriginal, destination: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES, show: bool = False
 ) -> Report:
     """Write one of our checkpoints in the original's format; arguments and errors as for `convert`."""
 
@@ -77,14 +78,15 @@ def convert_to_original(
         copy_matching(kept if kept.is_dir() else plan.folder, folder, TOKENIZER_FILES)
         (folder / "config.json").write_text(json.dumps(plan.config, indent=2, sort_keys=True))
 
-    return write_checkpoint(plan.tensors, write_settings, Path(destination), max_shard_bytes, show)
+    return write_checkpoint(plan.tensors, write_settings, destination, max_shard_bytes, show)
 
 
 def write_checkpoint(
-    tensors: list[PlannedTensor], write_settings, destination: Path, max_shard_bytes: int, show: bool
+    tensors: list[PlannedTensor], write_settings, destination: str | Path, max_shard_bytes: int, show: bool
 ) -> Report:
     """Write weights, then whatever `write_settings` writes into the folder, and give the folder its name."""
     start = time.monotonic()
+    destination = resolved(destination)
     num_bytes = sum(tensor.num_bytes for tensor in tensors)
     check_destination(destination, num_bytes)
     shards = split_into_shards(tensors, max_shard_bytes)

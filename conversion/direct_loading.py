@@ -16,8 +16,11 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from llava_next_video.conversion.original_config import is_original
-from llava_next_video.hub.checkpoint_files import check_entries, load_pickle, reading_settings
-from llava_next_video.hub.recipes import USUAL_ORIGIN, recipe_named
+from llava_next_video.hub.checkpoint_folders import SETTINGS_FILES, local_folder
+from llava_next_video.hub.pickled_tensors import load_pickle
+from llava_next_video.hub.recipes import FROM_DEFAULTS, recipe_named
+from llava_next_video.modeling.checkpoint_settings import read_json
+from llava_next_video.modeling.configuration_llava_next_video import check_numbers
 
 
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -34,22 +37,23 @@ class OriginalFormat:
         """Whether a folder or repository holds a checkpoint of the original code.
 
         Raises:
-            CheckpointError: its `config.json` is damaged.
+            CheckpointError: its settings are damaged.
             UntrustedCheckpoint: the folder holds links to files outside of it.
         """
         if source is None:
             return False
-        folder = Path(source, kwargs.get("subfolder") or "")
-        if folder.is_dir():
-            check_entries(folder)
-        if kwargs.get("subfolder"):
-            return False
-        with reading_settings(source):
+        subfolder, config = kwargs.get("subfolder") or "", Path(source)
+        if not config.is_file():
             try:
-                config, _ = PreTrainedConfig.get_config_dict(source, **download_options(kwargs))
-            except OSError:
+                config = local_folder(source, SETTINGS_FILES, subfolder, **download_options(kwargs)) / "config.json"
+            except FileNotFoundError:
                 return False  # the usual way of loading says what is wrong with it
-            return is_original(config)
+        if not config.is_file():
+            return False
+        settings = read_json(config)
+        # AutoTokenizer passes over what our configuration refuses, and then makes as many names of labels.
+        check_numbers("config", {"num_labels": settings.get("num_labels")})
+        return not subfolder and is_original(settings)
 
     @staticmethod
     def config_dict(source, kwargs: dict) -> tuple[dict, dict]:
@@ -97,7 +101,7 @@ class OriginalFormat:
 
 def warn_about_assumptions(source: str, origins: dict[str, str]):
     """Warn, once for each checkpoint, about facts that nobody said."""
-    assumed = [fact for fact, origin in origins.items() if origin == USUAL_ORIGIN]
+    assumed = [fact for fact, origin in origins.items() if origin == FROM_DEFAULTS]
     if assumed:
         logger.warning_once(
             f"{source} says nothing about {', '.join(assumed)}, and is no released checkpoint that is known; what is "

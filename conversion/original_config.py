@@ -7,8 +7,9 @@ llava/model/language_model/, `get_anyres_image_grid_shape` in llava/mm_utils.py.
 import ast
 import re
 
-from llava_next_video.hub.recipes import USUAL, Recipe
-from llava_next_video.modeling.configuration_llava_next_video import ASPECT_RATIO
+from llava_next_video.hub.recipes import DEFAULT_RECIPES, Recipe
+from llava_next_video.modeling.checkpoint_settings import quoted
+from llava_next_video.modeling.configuration_llava_next_video import ASPECT_RATIO, MAX_GRID_PINPOINTS
 
 
 # model_type, or the architecture where a configuration says only "llava", and the language model's type.
@@ -98,8 +99,9 @@ def language_model_type(config: dict) -> str:
     if names == ["llava"]:
         return "llama"  # what LLaVA was before it had other language models
     raise ValueError(
-        f"The original configuration says model_type {config.get('model_type')!r} and architectures "
-        f"{config.get('architectures')}; the language models that can be converted are {sorted(LANGUAGE_MODELS)}."
+        f"The original configuration says model_type {quoted(config.get('model_type'))} and architectures "
+        f"{quoted(config.get('architectures'))}; the language models that can be converted are "
+        f"{sorted(LANGUAGE_MODELS)}."
     )
 
 
@@ -110,7 +112,7 @@ def check_supported(config: dict):
         if not any(a.fullmatch(value or "") if isinstance(a, re.Pattern) else value == a for a in allowed):
             expected = [a.pattern if isinstance(a, re.Pattern) else a for a in allowed]
             raise ValueError(
-                f"The original configuration says {key} = {value!r}; what can be converted is {expected}. "
+                f"The original configuration says {key} = {quoted(value)}; what can be converted is {expected}. "
                 "Other values were never part of a released video checkpoint."
             )
 
@@ -129,13 +131,13 @@ def recipe_in(config: dict) -> Recipe:
     return Recipe(**facts)
 
 
-def usual_recipe(config: dict) -> Recipe:
+def default_recipe(config: dict) -> Recipe:
     """What is usual for the language model of an original configuration."""
     kind = language_model_type(config)
     facts = {"context_length": config["max_position_embeddings"]}
     if kind == "llama" and "vicuna" in config.get("_name_or_path", "").lower():
         facts["rope_factor"] = "auto"
-    return Recipe(**{**vars(USUAL[kind]), **facts})
+    return Recipe(**{**vars(DEFAULT_RECIPES[kind]), **facts})
 
 
 def grid_pinpoints(config: dict, tile_side: int) -> list[list[int]] | None:
@@ -156,6 +158,8 @@ def grid_pinpoints(config: dict, tile_side: int) -> list[list[int]] | None:
     if not written:
         return None
     try:
+        if len(written) > (MAX_GRID_PINPOINTS * 64 if isinstance(written, str) else MAX_GRID_PINPOINTS):
+            raise ValueError  # before they are walked
         if ends := re.fullmatch(r"\((\d\d?)x(\d\d?)\),.*\((\d\d?)x(\d\d?)\)", str(written)[:100]):
             first_columns, first_rows, last_columns, last_rows = map(int, ends.groups())
             pinpoints = [
@@ -168,7 +172,7 @@ def grid_pinpoints(config: dict, tile_side: int) -> list[list[int]] | None:
         return [[int(height), int(width)] for width, height in pinpoints]
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError(
-            f"The original configuration says image_grid_pinpoints = {str(written)[:100]}, which is neither a list of "
+            f"The original configuration says image_grid_pinpoints = {quoted(written)}, which is neither a list of "
             "[width, height] in pixels nor a range of tiles like '(1x1),...,(6x6)'. It is damaged."
         ) from error
 

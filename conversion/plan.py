@@ -16,8 +16,9 @@ from llava_next_video.conversion.planned_tensors import (
     rename_tower,
 )
 from llava_next_video.conversion.settings import Settings, plan_settings
-from llava_next_video.hub.checkpoint_files import convertible_tensors, folder_with_weights
+from llava_next_video.hub.checkpoint_folders import folder_with_weights
 from llava_next_video.hub.recipes import Recipe
+from llava_next_video.hub.stored_tensors import convertible_tensors
 
 
 @dataclass

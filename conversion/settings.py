@@ -6,11 +6,11 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from llava_next_video.conversion.original_config import (
+    default_recipe,
     is_original,
     our_config,
     recipe_in,
     slow_frame_stride,
-    usual_recipe,
 )
 from llava_next_video.conversion.tokenizer import (
     TOKENIZER_FILES,
@@ -20,9 +20,9 @@ from llava_next_video.conversion.tokenizer import (
     read_template,
 )
 from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower, tower_of_checkpoint
-from llava_next_video.hub.checkpoint_files import local_folder, read_json, reading_settings
-from llava_next_video.hub.errors import CheckpointError
-from llava_next_video.hub.recipes import USUAL_ORIGIN, Recipe, find_released, resolve
+from llava_next_video.hub.checkpoint_folders import local_folder
+from llava_next_video.hub.recipes import FROM_DEFAULTS, Recipe, find_released, resolve
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.modeling.visual_grid import rope_factor_for
 from llava_next_video.processing import LlavaNextVideoProcessor
@@ -61,8 +61,8 @@ def read_original_config(folder: Path) -> dict:
     if not is_original(config):
         raise CheckpointError(
             f"{folder} is not a checkpoint of the original code: its config.json has model_type "
-            f"{config.get('model_type')!r} and no mm_vision_tower. If it is one of transformers or of this package, "
-            "it needs no conversion; to turn it into an original one, use --to-original."
+            f"{quoted(config.get('model_type'))} and no mm_vision_tower. If it is one of transformers or of this "
+            "package, it needs no conversion; to turn it into an original one, use --to-original."
         )
     return config
 
@@ -76,7 +76,7 @@ def choose_recipe(source: str, config: dict, recipe: Recipe | None) -> tuple[Rec
             ("you", recipe or Recipe()),
             *((f"the table, {name}", find_released(name).recipe) for name in released),
             ("its config.json", recipe_in(config)),
-            (USUAL_ORIGIN, usual_recipe(config)),
+            (FROM_DEFAULTS, default_recipe(config)),
         ]
     )
 

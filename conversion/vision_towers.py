@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_next_video.hub.checkpoint_files import local_folder, read_json
-from llava_next_video.hub.errors import CheckpointError
+from llava_next_video.hub.checkpoint_folders import local_folder
 from llava_next_video.hub.recipes import CLIP, SIGLIP
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class VisionTower:
         }
 
 
+MAX_NAME_LENGTH = 256  # of a tower, as a checkpoint names it
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 CLIP_COLOURS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 SIGLIP_COLOURS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -97,7 +98,7 @@ def find_vision_tower(name: str) -> VisionTower:
     )
 
 
-def tower_of_checkpoint(folder: Path, name: str) -> VisionTower:
+def tower_of_checkpoint(folder: Path, name: object) -> VisionTower:
     """The tower that an original checkpoint names: a known one, one in its own folder, or one on the Hub.
 
     Other folders of this machine are opened only when the user names them, because checkpoints come from strangers.
@@ -105,17 +106,17 @@ def tower_of_checkpoint(folder: Path, name: str) -> VisionTower:
     Raises:
         CheckpointError: it names something else; also what `find_vision_tower` raises.
     """
-    if name in KNOWN:
-        return find_vision_tower(name)
-    own = Path(os.path.realpath(folder / name))
-    if own.is_dir() and own.is_relative_to(os.path.realpath(folder)):
-        return find_vision_tower(str(own))
-    if not HUB_ID.fullmatch(name) or Path(name).exists():
-        raise CheckpointError(
-            f"{folder / 'config.json'} names the vision tower {name!r}, a folder outside the checkpoint, which was not "
-            "opened. If that is the one, name it yourself: vision_tower (--vision-tower)."
-        )
-    return find_vision_tower(name)
+    if isinstance(name, str) and len(name) < MAX_NAME_LENGTH and name.isprintable():
+        own = Path(os.path.realpath(folder / name))
+        if name in KNOWN or (HUB_ID.fullmatch(name) and not (own.exists() or Path(name).exists())):
+            return find_vision_tower(name)
+        if own.is_dir() and own.is_relative_to(os.path.realpath(folder)):
+            return find_vision_tower(str(own))
+    raise CheckpointError(
+        f"{folder / 'config.json'} names the vision tower {quoted(name)}, which is neither a Hub id nor a folder "
+        "inside the checkpoint, and was not opened. If it is the right one, name it yourself: vision_tower "
+        "(--vision-tower)."
+    )
 
 
 def make_vision_tower(name: str, config: dict, preprocessing: dict, model_type: str | None = None) -> VisionTower:
@@ -129,8 +130,8 @@ def make_vision_tower(name: str, config: dict, preprocessing: dict, model_type: 
         colours = CLIP_COLOURS
     else:
         raise ValueError(
-            f"The vision tower {name!r} has model_type {config['model_type']!r}; LLaVA-NeXT-Video has a CLIP or a "
-            "SigLIP tower. Give the right one with vision_tower (--vision-tower)."
+            f"The vision tower {name!r} has model_type {quoted(config['model_type'])}; LLaVA-NeXT-Video has a CLIP or "
+            "a SigLIP tower. Give the right one with vision_tower (--vision-tower)."
         )
     mean, std = (preprocessing.get(key, usual) for key, usual in zip(("image_mean", "image_std"), colours))
     return VisionTower(name, config, tuple(mean), tuple(std))

@@ -59,7 +59,7 @@ TOWER_DROPPED = {
 
 # Our names -> the original's, the inverse of RENAMED. What stands in (?:...)? is how models that were built, and not
 # loaded, are saved: with the names of transformers 4.
-BACK = {
+OURS_TO_ORIGINAL = {
     rf"(?:model\.)?language_model\.(?:model\.)?layers\.{LAYER}": r"model.layers.\1",
     r"(?:model\.)?language_model\.(?:model\.)?(embed_tokens|norm)\.weight": r"model.\1.weight",
     r"(?:language_model\.)?lm_head\.weight": r"lm_head.weight",

@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 
 from llava_next_video.conversion.planned_tensors import PlannedTensor
-from llava_next_video.hub.checkpoint_files import DTYPE_NAMES, list_safetensors
 from llava_next_video.hub.destination import WritingError
+from llava_next_video.hub.stored_tensors import DTYPE_NAMES, list_safetensors
 
 
 def split_into_shards(tensors: Sequence[PlannedTensor], max_shard_bytes: int) -> dict[str, list[PlannedTensor]]:

@@ -9,11 +9,10 @@ the work folder is also the claim to the destination: of two runs one gets it, a
     WORK/moving   made before files are moved into a folder that was there before
 
 While a run lives, it holds a lock on its work folder. A run that was killed leaves the folder, which does not load; the
-next run on that machine gets the lock, so knows that nobody writes there any more, and uses the folder again.
+next run on that machine gets the lock, which shows that nobody writes there any more, and uses the folder again.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,9 +22,15 @@ from pathlib import Path
 from platform import node
 
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+
 WORK, OWNER, FILES, MOVING = ".incomplete", "owner", "files", "moving"
-NOTHING = (WORK, "lost+found")  # what an empty folder may hold: our own, and what ext4 puts into every volume
-BOOT = Path("/proc/sys/kernel/random/boot_id")  # of a running Linux kernel, the same in all its containers
+IGNORED_ENTRIES = (WORK, "lost+found")  # what an empty folder may hold: our own, and what ext4 puts into every volume
+BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")  # of a running Linux kernel, the same in all its containers
 # What is moved last into a folder that was there before, in this order: without them it does not load.
 MOVED_LAST = ("processor_config.json", "*.safetensors", "*.index.json", "config.json")
 # Room on the disk for tokenizer and configurations.
@@ -36,9 +41,9 @@ class WritingError(OSError):
     """A checkpoint could not be written, or does not read back as it was written."""
 
 
-def readable(num_bytes: int) -> str:
+def readable_size(num_bytes: int) -> str:
     """
-    >>> readable(65_530_000_000), readable(740_000), readable(2_090)
+    >>> readable_size(65_530_000_000), readable_size(740_000), readable_size(2_090)
     ('65.53 GB', '0.74 MB', '2.1 kB')
     """
     if num_bytes >= 10**8:
@@ -48,22 +53,34 @@ def readable(num_bytes: int) -> str:
 
 def check_destination(destination: Path, num_bytes: int):
     """Raise a WritingError if something is in the way, or the disk where the result will be is too small."""
-    place = Path(os.path.realpath(destination))
-    check_vacant(destination, place)
-    disk = next(folder for folder in (place, *place.parents) if folder.is_dir())
+    if fcntl is None:
+        raise WritingError(
+            f"{destination} cannot be written on this system: checkpoints are converted and exported on Linux and "
+            "macOS, whose locks keep two runs apart. Do it there, or in WSL on Windows; the result loads everywhere."
+        )
+    destination = resolved(destination)
+    check_vacant(destination)
+    disk = next(folder for folder in (destination, *destination.parents) if folder.is_dir())
     free = shutil.disk_usage(disk).free
     if free < num_bytes + OTHER_FILES_BYTES:
         raise WritingError(
-            f"The result takes {readable(num_bytes)}, and {disk} has {readable(free)} free. "
+            f"The result takes {readable_size(num_bytes)}, and {disk} has {readable_size(free)} free. "
             "Make room, or name a destination on another disk."
         )
 
 
-def check_vacant(destination: Path, place: Path):
+def resolved(destination: str | Path) -> Path:
+    """The path that a destination leads to, through links, and past `..` behind a folder that does not exist."""
+    return Path(os.path.realpath(destination))
+
+
+def check_vacant(destination: Path):
     """Raise a WritingError if a destination exists and is no empty folder."""
-    if not place.exists() or (place.is_dir() and all(entry.name in NOTHING for entry in place.iterdir())):
+    if not destination.exists():
         return
-    if (place / WORK / MOVING).exists():
+    if destination.is_dir() and all(entry.name in IGNORED_ENTRIES for entry in destination.iterdir()):
+        return
+    if (destination / WORK / MOVING).exists():
         raise WritingError(
             f"{destination} holds a part of a checkpoint, because a run was killed while it moved its files there. "
             f"Delete what is in it, {WORK} too, and run again."
@@ -81,21 +98,21 @@ def appearing_at_once(destination: Path) -> Iterator[Path]:
     Raises:
         WritingError: something is in the way, another run writes to the destination, or its disk is full.
     """
-    place = Path(os.path.realpath(destination))
-    is_filled = place.is_dir()
-    work = place / WORK if is_filled else place.with_name(f".{place.name}{WORK}")
+    destination = resolved(destination)
+    is_filled = destination.is_dir()
+    work = destination / WORK if is_filled else destination.with_name(f".{destination.name}{WORK}")
     work.parent.mkdir(parents=True, exist_ok=True)
-    with claimed(work, destination):
-        check_vacant(destination, place)
+    with claimed_work_folder(work, destination):
+        check_vacant(destination)
         remove(work / FILES, work / MOVING)  # of a run that was killed
         files = work / FILES
         files.mkdir()
         try:
             yield files
             if is_filled:
-                move_into(place, files, work / MOVING, destination)
+                move_to_destination(files, work / MOVING, destination)
             else:
-                become(place, files, destination)
+                rename_to_destination(files, destination)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise WritingError(
@@ -106,14 +123,14 @@ def appearing_at_once(destination: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(work: Path, destination: Path) -> Iterator[None]:
-    """Have a work folder for oneself, and remove it in the end; it stays where files were not moved to the end.
+def claimed_work_folder(work: Path, destination: Path) -> Iterator[None]:
+    """Keep a work folder for this run until the block ends, and remove it then, unless it fails while moving files.
 
     Raises:
         WritingError: another run has it, or may have it.
     """
-    with locked(work, destination) as is_locked:
-        if not take(work, is_locked):
+    with locked_work_folder(work, destination) as is_locked:
+        if not claim(work, is_locked):
             raise WritingError(
                 f"{work} is in the way: a run that was killed left it, or one on another machine is writing to "
                 f"{destination}. Delete it unless one is, and run again."
@@ -128,7 +145,7 @@ def claimed(work: Path, destination: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(work: Path, destination: Path) -> Iterator[bool]:
+def locked_work_folder(work: Path, destination: Path) -> Iterator[bool]:
     """Make a work folder where there is none, and hold a lock on it; False where its disk knows no locks.
 
     Raises:
@@ -177,12 +194,12 @@ def is_same(folder: int, path: Path) -> bool:
         return False
 
 
-def take(work: Path, is_locked: bool) -> bool:
-    """Write one's name into a work folder; False where that is not allowed, because it may be somebody else's.
+def claim(work: Path, is_locked: bool) -> bool:
+    """Write this machine's name into a work folder; False where the folder may belong to another run.
 
-    What is locked and has this machine's name was left by a run that was killed.
+    A locked folder with this machine's name in it was left by a run that was killed.
     """
-    machine = (BOOT.read_text() if BOOT.exists() else node()).encode()
+    machine = (BOOT_ID_FILE.read_text() if BOOT_ID_FILE.exists() else node()).encode()
     entries = {entry.name for entry in work.iterdir()}
     if not entries:
         try:
@@ -195,41 +212,41 @@ def take(work: Path, is_locked: bool) -> bool:
     return is_locked and is_ours and (work / OWNER).read_bytes() == machine
 
 
-def become(place: Path, files: Path, destination: Path):
-    """Give a folder its name.
+def rename_to_destination(files: Path, destination: Path):
+    """Rename the folder of the finished checkpoint.
 
     Raises:
         WritingError: something has appeared there since.
     """
     try:
-        files.rename(place)  # where there is a folder with something in it, it fails
+        files.rename(destination)  # fails where there is a folder that is not empty
     except OSError as error:
-        if not os.path.lexists(place):
+        if not os.path.lexists(destination):
             raise
         raise WritingError(f"{destination} was made by somebody else meanwhile; nothing was written to it.") from error
 
 
-def move_into(place: Path, files: Path, moving: Path, destination: Path):
-    """Move files into a folder that was there before, those last without which it does not load.
+def move_to_destination(files: Path, moving: Path, destination: Path):
+    """Move files into a folder that was there before; last come those without which it does not load.
 
     Raises:
         WritingError: something has appeared there since.
     """
 
-    def turn(name: str) -> int:
+    def order(name: str) -> int:
         return max((number for number, pattern in enumerate(MOVED_LAST, 1) if fnmatch(name, pattern)), default=0)
 
-    names = sorted((file.name for file in files.iterdir()), key=turn)
+    names = sorted((file.name for file in files.iterdir()), key=order)
     moving.touch()
     try:
         for name in names:
-            if os.path.lexists(place / name):
+            if os.path.lexists(destination / name):
                 raise WritingError(f"{destination / name} was made by somebody else meanwhile; nothing was kept.")
-            (files / name).rename(place / name)
+            (files / name).rename(destination / name)
     except BaseException:
         for name in names:
             if not os.path.lexists(files / name):
-                (place / name).rename(files / name)
+                (destination / name).rename(files / name)
         moving.unlink()
         raise
     moving.unlink()

@@ -15,19 +15,13 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
-from llava_next_video.hub.checkpoint_files import (
-    PIECE_BYTES,
-    folder_with_weights,
-    local_folder,
-    read_json,
-    reading_settings,
-    stored_tensors,
-)
-from llava_next_video.hub.destination import appearing_at_once, check_destination, readable
-from llava_next_video.hub.errors import CheckpointError
+from llava_next_video.hub.checkpoint_folders import folder_with_weights, local_folder
+from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size, resolved
 from llava_next_video.hub.model_card import model_card
+from llava_next_video.hub.stored_tensors import PIECE_BYTES, stored_tensors
 from llava_next_video.hub.upload import upload
 from llava_next_video.inference.code_export import MODEL, write_code
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import LlavaNextVideoProcessor
 
@@ -52,8 +46,8 @@ class Export:
     url: str | None = None
 
     def __str__(self) -> str:
-        total = f"{self.destination}: {len(self.files)} files, {readable(sum(self.files.values()))}"
-        lines = [f"  {name}: {readable(size)}" for name, size in self.files.items()]
+        total = f"{self.destination}: {len(self.files)} files, {readable_size(sum(self.files.values()))}"
+        lines = [f"  {name}: {readable_size(size)}" for name, size in self.files.items()]
         return "\n".join([total, *lines, *([self.url] if self.url else [])])
 
 
@@ -95,8 +89,8 @@ def export_for_hub(
         OSError: the source cannot be found, or the upload fails.
     """
     if private and not push_to_hub:
-        raise ValueError("The export was to be private, but is not uploaded; name the repository (push_to_hub).")
-    destination = Path(destination)
+        raise ValueError("A private export needs a repository to be uploaded to; name one (push_to_hub).")
+    destination = resolved(destination)
     if isinstance(model_or_folder, str | Path):
         folder, weights = checked_checkpoint(model_or_folder)
         model, generation_config = None, None
@@ -136,7 +130,7 @@ def checked_checkpoint(source: str | Path) -> tuple[Path, list[Path]]:
     model_type = read_json(path).get("model_type")
     if model_type != LlavaNextVideoConfig.model_type:
         raise CheckpointError(
-            f"{source} cannot be exported: its config.json has model_type {model_type!r} instead of "
+            f"{source} cannot be exported: its config.json has model_type {quoted(model_type)} instead of "
             f"{LlavaNextVideoConfig.model_type!r}. A checkpoint of the original code has to be converted first: "
             "python -m llava_next_video convert."
         )
@@ -156,12 +150,12 @@ def checked_model(model: PreTrainedModel, processor: LlavaNextVideoProcessor | N
     name = type(model).__name__
     if name != MODEL.rpartition(".")[2]:
         raise ValueError(
-            f"A {name} was to be exported; what is exported is a folder, a Hub id or a {MODEL.rpartition('.')[2]}. "
+            f"A {name} cannot be exported; what can be is a folder, a Hub id or a {MODEL.rpartition('.')[2]}. "
             "Adapters go into their model first (merge_and_unload)."
         )
     if processor is None:
         raise ValueError(
-            "A loaded model was to be exported without its processor; pass `processor` too, as in "
+            "A loaded model cannot be exported without its processor; pass `processor` too, as in "
             "export_for_hub(model, destination, processor=AutoProcessor.from_pretrained(...))."
         )
     return model

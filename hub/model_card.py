@@ -18,7 +18,7 @@ from llava_next_video.processing import CHAT_TEMPLATES, LlavaNextVideoProcessor
 
 DISTRIBUTION = "llava-next-video"
 EXAMPLE_IMAGE = (720, 1280)  # height, width
-SOMEWHERE = "path/to/this/folder"  # what snippets load when nobody said where the checkpoint will be
+PLACEHOLDER_PATH = "path/to/this/folder"  # what snippets load where the checkpoint has no name yet
 
 # What the authors measured, for the checkpoints of which they say it.
 PUBLISHED_FIGURES = {
@@ -73,7 +73,7 @@ def model_card(
     processor = LlavaNextVideoProcessor.from_pretrained(folder)
     if processor.chat_template is None:
         raise ValueError(
-            f"A model card for {folder} was to be written, but its processor has no chat template, without which no "
+            f"The model card of {folder} cannot be written: its processor has no chat template, without which no "
             "question can be asked. Set `processor.chat_template`, and save the processor."
         )
     released = find_released(repository) if repository else None
@@ -96,7 +96,7 @@ def model_card(
     return environment.get_template("model_card.md.jinja").render(
         metadata=header.to_yaml(),
         title=repository.rsplit("/")[-1] if repository else "LLaVA-NeXT-Video",
-        name=repository or SOMEWHERE,
+        name=repository or PLACEHOLDER_PATH,
         base_models=[base_model] if isinstance(base_model, str) else base_model or [],
         config=config,
         beyond_built_in=[code(f"{name}={value!r}") for name, value in config.settings_beyond_built_in.items()],
@@ -117,7 +117,7 @@ def check_name(name: str | None):
     """Raise a ValueError if a name would be more than a name in Markdown, YAML or a snippet."""
     if name is not None and (not name.isprintable() or set(name) & set('"`\\<>[]{}|#')):
         raise ValueError(
-            f"The model card was to name {name!r}; names of repositories and licenses are one line without quotes, "
+            f"The model card cannot name {name!r}; names of repositories and licenses are one line without quotes, "
             "backticks, backslashes, brackets and the like. Write it as the Hub does."
         )
 
@@ -161,12 +161,12 @@ def published_figures(
 ) -> dict | None:
     """Figures of a released checkpoint, unless the files say that it is used in another way than it was measured."""
     for checkpoint, figures in PUBLISHED_FIGURES.items():
-        if released is RELEASED[checkpoint] and follows(released.recipe, config, processor):
+        if released is RELEASED[checkpoint] and matches_recipe(released.recipe, config, processor):
             return {"checkpoint": checkpoint, **figures}
     return None
 
 
-def follows(recipe: Recipe, config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> bool:
+def matches_recipe(recipe: Recipe, config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> bool:
     """Whether a checkpoint pools, lays out and samples videos as a recipe says, in what the recipe says."""
     from_config = ("spatial_pool_mode", "spatial_pool_stride", "spatial_pool_position", "video_newline_position")
     from_processor = ("num_frames", "frame_sampling", "time_instruction")

@@ -190,14 +190,14 @@ RELEASED = {
 # What is usual for a language model, for what neither the recipe nor the checkpoint's configuration says. Sources:
 # `prepare_inputs_labels_for_multimodal` in llava_arch.py and the demo, of main (Qwen) and `video_inference` (others).
 # Llama models with "vicuna" in their name are stretched for the frames they get, like the demo does.
-USUAL = {
+DEFAULT_RECIPES = {
     "qwen2": Recipe("qwen_1_5", "average", 2, "after_projector", "one_token", 32, "fps_capped", False, 1.0),
     "llama": Recipe("vicuna_v1", "average", 2, "before_projector", "no_token", 32, "uniform_repeated", False, 1.0),
     "mistral": Recipe(
         "mistral_direct", "average", 2, "before_projector", "no_token", 32, "uniform_repeated", False, 1.0
     ),
 }
-USUAL_ORIGIN = "what is usual for its language model"  # where a fact is from, that is from there
+FROM_DEFAULTS = "what is usual for its language model"  # where a fact is from, that is from there
 
 
 def find_released(name: str) -> Released | None:

@@ -24,7 +24,7 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
         address = hub.create_repo(repository, private=private or None, exist_ok=True)
         if private and not hub.repo_info(address.repo_id).private:
             raise ValueError(
-                f"{folder} was to be uploaded to a private repository, but {repository} exists and is public. "
+                f"{folder} cannot be uploaded to a private repository: {repository} exists and is public. "
                 "Nothing was uploaded. Name another repository, or make that one private first."
             )
         hub.upload_folder(repo_id=address.repo_id, folder_path=folder)

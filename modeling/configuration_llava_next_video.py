@@ -4,13 +4,14 @@ keys that the built-in lacks, whose defaults are the built-in's behaviour."""
 import copy
 import os
 import re
-import reprlib
 from typing import Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .checkpoint_settings import SETTINGS_ERRORS, quoted, reading_settings, reason_of
 from .other_formats import format_of
 from .own_code import forget_exported_code
 
@@ -54,8 +55,10 @@ LARGEST_VALUES = {"num_hidden_layers": 1000, "num_labels": 2**14} | dict.fromkey
     ),
     2**63 - 1,  # weights of an impossible size are noticed when they are made or read
 )
-# What transformers raises, beside ValueError, at settings that it cannot use.
-SETTINGS_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError)
+# Settings that every model has, and their types once a configuration is made.
+ALLOWED_TYPES = {"dtype": (torch.dtype, dict), "_attn_implementation": (str, dict)} | dict.fromkeys(
+    ("base_model_ep_plan", "base_model_fsdp_plan", "base_model_pp_plan", "base_model_tp_plan"), dict
+)
 
 
 def is_size(value) -> bool:
@@ -72,8 +75,19 @@ def check_numbers(owner: str, settings: dict):
         # Some language models have a list where others have a number; their own configuration knows.
         if value is not None and not isinstance(value, list) and not (type(value) is int and 1 <= value <= largest):
             raise ValueError(
-                f"{owner}.{name} is {reprlib.repr(value)}; it has to be a whole number from 1 to {largest}. "
+                f"{owner}.{name} is {quoted(value)}; it has to be a whole number from 1 to {largest}. "
                 "Download config.json again, from someone you trust."
+            )
+
+
+def check_types(owner: str, config: PreTrainedConfig):
+    """Raise a ValueError when a configuration has something that transformers uses without looking."""
+    for name, types in ALLOWED_TYPES.items():
+        value = getattr(config, name, None)  # not every version of transformers has all
+        if value is not None and not isinstance(value, types):
+            raise ValueError(
+                f"{owner}.{name.removeprefix('_')} is {quoted(value)}, which no model can use. Leave it out, or "
+                "download config.json again."
             )
 
 
@@ -178,11 +192,14 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             super().__post_init__(**kwargs)
         except SETTINGS_ERRORS as error:
             raise ValueError(
-                f"The configuration cannot be made: {type(error).__name__}: {error}. vision_config and text_config "
+                f"The configuration cannot be made: {reason_of(error)}. vision_config and text_config "
                 "have to be what transformers' configurations of their `model_type` accept. Download config.json again."
             ) from error
+        check_types("config", self)
         for name in ("vision_config", "text_config"):
-            check_numbers(name, vars(getattr(self, name)))
+            part = getattr(self, name)
+            check_numbers(name, vars(part))
+            check_types(name, part)
         if self.vision_feature_select_strategy.startswith(REFUSAL):
             self.vision_feature_select_strategy = self.strategy_of_the_tower
         if self.image_grid_pinpoints is None:
@@ -196,6 +213,11 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         if other := format_of(pretrained_model_name_or_path, kwargs):
             return other.config_dict(pretrained_model_name_or_path, kwargs)
         return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        with reading_settings(kwargs.get("name_or_path", "the checkpoint")):
+            return super().from_dict(config_dict, **kwargs)
 
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True):
         """Write `config.json`. If the built-in would answer wrongly with it, it is refused there; see `REFUSAL`."""
@@ -234,12 +256,13 @@ class LlavaNextVideoConfig(PreTrainedConfig):
     def validate_vision_tower(self):
         tower = self.vision_config.model_type
         if tower not in HAS_CLASS_TOKEN:
-            raise ValueError(f"vision_config.model_type is {tower!r}; the towers are {sorted(HAS_CLASS_TOKEN)}.")
+            raise ValueError(f"vision_config.model_type is {quoted(tower)}; the towers are {sorted(HAS_CLASS_TOKEN)}.")
         expected = self.strategy_of_the_tower
         if self.vision_feature_select_strategy != expected:
             raise ValueError(
-                f"vision_feature_select_strategy is {self.vision_feature_select_strategy!r}; with a {tower} tower it "
-                f"has to be {expected!r}, because that tower has {'a' if HAS_CLASS_TOKEN[tower] else 'no'} class token."
+                f"vision_feature_select_strategy is {quoted(self.vision_feature_select_strategy)}; with a {tower} "
+                f"tower it has to be {expected!r}, because that tower has {'a' if HAS_CLASS_TOKEN[tower] else 'no'} "
+                "class token."
             )
         if not 1 <= self.patches_per_side <= MAX_PATCHES_PER_SIDE:
             raise ValueError(
@@ -276,7 +299,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         sizes, side = self.image_grid_pinpoints or [], self.vision_config.image_size
         if not 1 <= len(sizes) <= MAX_GRID_PINPOINTS or not all(map(is_size, sizes)):
             raise ValueError(
-                f"image_grid_pinpoints is {reprlib.repr(sizes)}; it has to be a list of sizes [height, width] in "
+                f"image_grid_pinpoints is {quoted(sizes)}; it has to be a list of sizes [height, width] in "
                 f"pixels, 1 to {MAX_GRID_PINPOINTS} of them."
             )
         for height, width in sizes:
@@ -287,7 +310,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
                 )
         if not ASPECT_RATIO.fullmatch(self.image_aspect_ratio):
             raise ValueError(
-                f"image_aspect_ratio is {self.image_aspect_ratio!r}; "
+                f"image_aspect_ratio is {quoted(self.image_aspect_ratio)}; "
                 "it has to be 'anyres', 'anyres_max_N' with N tiles, 'pad' or 'square'."
             )
 

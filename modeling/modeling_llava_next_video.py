@@ -11,7 +11,6 @@ Shape letters: B batch, L sequence, F frames, T image tiles, P rows of the tower
 pooled), D channels of the language model, D_vision those of the tower, N tokens.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .configuration_llava_next_video import SETTINGS_ERRORS, LlavaNextVideoConfig
+from .checkpoint_settings import SETTINGS_ERRORS, read_weight_map, reason_of
+from .configuration_llava_next_video import LlavaNextVideoConfig
 from .generation_llava_next_video import LlavaNextVideoGenerationMixin
 from .model_inputs import (
     check_arguments,
@@ -42,24 +42,6 @@ from .other_formats import format_of
 from .projector import LlavaNextVideoMultiModalProjector, LlavaNextVideoPooler
 from .visual_grid import tile_grid
 from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video
-
-
-def check_index(folder: Path):
-    """Raise a ValueError when an index of weights is none, or names files outside its folder, which transformers would
-    open."""
-    for index in folder.glob("*.index.json"):
-        try:
-            names = set(json.loads(index.read_bytes())["weight_map"].values())
-            outside = sorted(name for name in names if Path(name).name != name)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(
-                f"{index} does not say which file holds which weight: {error!r}. Download the checkpoint again."
-            ) from error
-        if outside:
-            raise ValueError(
-                f"{index} names the file {outside[0]!r}, which is not in its folder, and was not opened. Download the "
-                "checkpoint again, from someone you trust."
-            )
 
 
 class LlavaNextVideoPreTrainedModel(PreTrainedModel):
@@ -87,7 +69,8 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
         if other := format_of(pretrained_model_name_or_path, kwargs):
             return other.model(cls, pretrained_model_name_or_path, *args, **kwargs)
         if pretrained_model_name_or_path is not None:
-            check_index(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+            for index in Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "").glob("*.index.json"):
+                read_weight_map(index)  # transformers would open whatever files it names
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple where loading_info was asked for
         model.base_model.freeze_what_never_runs()  # loading puts new parameters in
@@ -124,8 +107,8 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             raise  # the configuration may be right
         except (*SETTINGS_ERRORS, RuntimeError) as error:
             raise ValueError(
-                f"The configuration asks for weights that cannot exist: {type(error).__name__}: {error}. vision_config "
-                "and text_config have to be what transformers' models of their `model_type` accept. Download "
+                f"The configuration asks for weights that cannot exist: {reason_of(error)}. vision_config and "
+                "text_config have to be what transformers' models of their `model_type` accept. Download "
                 "config.json again."
             ) from error
         self.freeze_what_never_runs()

@@ -10,8 +10,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from llava_next_video.hub.errors import UntrustedCheckpoint
 from llava_next_video.hub.recipes import RELEASED, SAME_TEMPLATE, STOP_STRINGS
+from llava_next_video.modeling.checkpoint_settings import UntrustedCheckpoint
 from llava_next_video.registration import DEMO_CHECKPOINT
 
 
@@ -53,7 +53,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         commands.add_parser(
             "chat",
             help="talk about a video",
-            description="Talk about a video: a question a line, answered in the light of ",
+            description="Talk about a video: one question a line, each answered in the light of those before.",
         )
     )
     add_convert_arguments(

@@ -13,6 +13,7 @@ from transformers.processing_utils import (
     ProcessorMixin,
 )
 
+from ..modeling.checkpoint_settings import reading_settings
 from ..modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from ..modeling.other_formats import format_of
 from ..modeling.visual_grid import image_token_count, video_token_count
@@ -165,13 +166,8 @@ class LlavaNextVideoProcessor(ProcessorMixin):
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
-        try:
+        with reading_settings(pretrained_model_name_or_path):
             settings, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
-        except (AttributeError, KeyError, TypeError, RecursionError) as error:
-            raise ValueError(
-                f"Could not read the processor of {pretrained_model_name_or_path}: {error!r:.1000}. Its "
-                "processor_config.json is damaged; it has to be a JSON object of settings by name."
-            ) from error
         check_settings({name: settings[name] for name in ("image_processor", "video_processor") if name in settings})
         return settings, kwargs
 
@@ -191,12 +187,14 @@ class LlavaNextVideoProcessor(ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         kwargs = {name: value for name, value in kwargs.items() if name not in MODEL_ARGUMENTS}
+        with reading_settings(pretrained_model_name_or_path):
+            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         # Built directly: the Auto classes would pick the built-in's classes, or recurse for ever on checkpoints that
         # have only a `preprocessor_config.json`.
         return [
             LlavaNextVideoVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
             LlavaNextVideoImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs),
-            AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            tokenizer,
         ]
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):

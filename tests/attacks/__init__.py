@@ -19,6 +19,7 @@ class Attack:
         error: what it has to end in; `None` where it has to be answered without harm.
         match: a regular expression that is found in the error's message.
         seconds: it may take, on two busy processors.
+        shows: the longest that the error's message may be.
     """
 
     name: str
@@ -26,3 +27,4 @@ class Attack:
     error: type[Exception] | tuple[type[Exception], ...] | None
     match: str = ""
     seconds: float = 20
+    shows: int = 10**5

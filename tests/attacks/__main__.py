@@ -36,6 +36,8 @@ def outcome(attack: Attack) -> str:
         return f"ended in {ended!r}" if ended is not None else ""
     if not isinstance(ended, attack.error):
         return f"ended in {ended!r} instead of {attack.error}"
+    if len(str(ended)) > attack.shows:
+        return f"says {len(str(ended))} characters, more than {attack.shows}"
     return "" if re.search(attack.match, str(ended)) else f"says {str(ended)!r} without {attack.match!r}"
 
 

@@ -17,7 +17,7 @@ from llava_next_video import (
 )
 from llava_next_video.conversion.convert import convert
 from llava_next_video.conversion.plan import plan_conversion
-from llava_next_video.hub.errors import CheckpointError, UntrustedCheckpoint
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, UntrustedCheckpoint
 from tests.attacks import Attack
 from tests.golden_data import Recording
 
@@ -140,10 +140,20 @@ def attacks(folder: Path) -> list[Attack]:
             "names '149999' twice",
         ),
         ("a header of a gigabyte", FIRST, with_header(b"{}", 0), "."),
-        ("an index of nested lists", INDEX, with_text("[" * 10**6), "is not an index of weights"),
-        ("an index without a map", INDEX, with_text("{}"), "is not an index of weights"),
-        ("an index of a folder above", INDEX, with_names("../secret"), "which is not in"),
-        ("an index of an absolute path", INDEX, with_names(str(secret)), "which is not in"),
+        ("an index of nested lists", INDEX, with_text("[" * 10**6), "is damaged: "),
+        ("an index without a map", INDEX, with_text("{}"), "does not say which file holds which weight"),
+        (
+            "an index of a folder above",
+            INDEX,
+            with_names("../secret"),
+            "which is not in its folder, and was not opened",
+        ),
+        (
+            "an index of an absolute path",
+            INDEX,
+            with_names(str(secret)),
+            "which is not in its folder, and was not opened",
+        ),
         ("an index of a name with a zero", INDEX, with_names("a\0b"), "which is not in"),
         ("an index of 32 MB", INDEX, lambda file: os.truncate(file, 2**25), "more than 16777216"),
         ("weights that are a link", FIRST, link_to(secret), "outside the checkpoint's folder"),
@@ -181,7 +191,10 @@ def attacks(folder: Path) -> list[Attack]:
         ),
         *(
             Attack(
-                f"an index that is {text[:9]}, model", opened(INDEX, with_text(text), "model"), ValueError, "does not"
+                f"an index that is {text[:9]}, model",
+                opened(INDEX, with_text(text), "model"),
+                CheckpointError,
+                "damaged: |does not say",
             )
             for text in ("{}", "[]", "7", '{"weight_map": {"a": {}}}', "[" * 10**6)
         ),

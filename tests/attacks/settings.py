@@ -15,11 +15,11 @@ from llava_next_video import (
     LlavaNextVideoProcessor,
     export_for_hub,
 )
-from llava_next_video.conversion.back import plan_back
 from llava_next_video.conversion.plan import plan_conversion
-from llava_next_video.hub.checkpoint_files import SETTINGS_FILES
-from llava_next_video.hub.errors import CheckpointError
+from llava_next_video.conversion.to_original import plan_conversion_to_original
+from llava_next_video.hub.checkpoint_folders import SETTINGS_FILES
 from llava_next_video.hub.model_card import model_card
+from llava_next_video.modeling.checkpoint_settings import CheckpointError
 from tests.attacks import Attack
 from tests.golden_data import Recording
 
@@ -117,8 +117,23 @@ def attacks(folder: Path) -> list[Attack]:
             lambda: LlavaNextVideoProcessor.from_pretrained(copy_of(DEMO_CHECKPOINT, name, text)),
             lambda: LlavaNextVideoConfig.from_pretrained(copy_of(DEMO_CHECKPOINT, name, text)),
             lambda: export_for_hub(copy_of(DEMO_CHECKPOINT, name, text), folder / "made"),
-            lambda: plan_back(str(copy_of(DEMO_CHECKPOINT, name, text)), vision_tower="a/b"),
+            lambda: plan_conversion_to_original(str(copy_of(DEMO_CHECKPOINT, name, text)), vision_tower="a/b"),
         ]
+
+    def of_the_hub(name: str, text: str, loaded: type) -> Callable:
+        def run():
+            cache = Path(copy_of(DEMO_CHECKPOINT, name, text))
+            repository = folder / f"cache-{cache.name}" / "models--a--b"
+            (repository / "refs").mkdir(parents=True)
+            (repository / "refs" / "main").write_text("0123")
+            shutil.move(cache, repository / "snapshots" / "0123")
+            loaded.from_pretrained("a/b", cache_dir=repository.parent, local_files_only=True)
+
+        return run
+
+    def with_setting(key: str, value: object) -> Callable:
+        text = json.dumps({**json.loads((Path(DEMO_CHECKPOINT) / "config.json").read_text()), key: value})
+        return of_ours("config.json", text)[0]
 
     def of_the_card(template: str) -> Callable:
         def run():
@@ -147,14 +162,13 @@ def attacks(folder: Path) -> list[Attack]:
             for part in ("video_processor", "image_processor")
         ),
         *(
-            Attack(f"the tower {tower[:9]!r}", with_tower(tower), CheckpointError, "outside the checkpoint")
-            for tower in ("../../../etc", "/etc", str(folder), "..", "a/../../b", "~", "file:///etc", "/proc/self/root")
+            Attack(f"the tower {tower[:9]!r}", with_tower(tower), CheckpointError, "nor a folder inside the", shows=500)
+            for tower in (
+                *("../../../etc", "/etc", str(folder), "..", "a/../../b", "~", "file:///etc", "/proc/self/root"),
+                *("\0", "a" * 5000, "\ud800"),
+            )
         ),
         Attack("the checkpoint itself as a tower", with_tower("."), ValueError, "CLIP or a SigLIP tower"),
-        *(
-            Attack(f"the tower {tower[:9]!r}", with_tower(tower), (ValueError, OSError))
-            for tower in ("\0", "a" * 5000, "\ud800")
-        ),
         *(
             Attack(f"a tower's config.json of {text[:9]}", of_the_tower(text), CheckpointError, "damaged")
             for text in (deep, "[]", '{"model_type": "siglip_vision_model"}', '{"vision_config": 7}')
@@ -162,8 +176,36 @@ def attacks(folder: Path) -> list[Attack]:
         *(
             Attack(f"{name} of ours, {text[:5]}, {number}", attempt, CheckpointError, "damaged: ")
             for name in names
-            for text in (deep, deep_in_names, "[]", "")
+            for text in (deep, deep_in_names, "[]", "", "null", "{" + " " * 2**23 + "}")
             for number, attempt in enumerate(of_ours(name, text))
+        ),
+        *(
+            Attack(
+                f"{name} from the Hub, {text[:5]}, {loaded.__name__}",
+                of_the_hub(name, text, loaded),
+                CheckpointError,
+                "damaged: ",
+            )
+            for name in names
+            for text in (deep, deep_in_names, "[]", "", "null")
+            for loaded in (LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration, LlavaNextVideoProcessor)
+        ),
+        *(
+            Attack(f"a tokenizer of ours, {text[:5]}, {number}", attempt, ValueError, "cannot be used")
+            for text in (deep, "null", "[]", "{}", "\0\1\2")
+            for number, attempt in enumerate(of_ours("tokenizer.json", text)[1:4:2])
+        ),
+        *(
+            Attack(f"{key} of ours is {str(value)[:9]}", with_setting(key, value), ValueError, match, shows=1000)
+            for key, value, match in (
+                ("quantization_config", 5, "cannot be used"),
+                ("attn_implementation", 5, "no model can use"),
+                ("dtype", 1e308, "no model can use"),
+                ("dtype", "x" * 10**6, "cannot be made"),
+                ("image_grid_pinpoints", [[336, 336]] * 10**5, "1 to 1000 of them"),
+                ("image_grid_pinpoints", [[336, 336]] * 10**6, "damaged: it has"),
+                ("spatial_pool_mode", "x" * 10**6, "cannot be used"),
+            )
         ),
         *(
             Attack(

@@ -22,7 +22,7 @@ from transformers import (
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoForConditionalGeneration, LlavaNextVideoProcessor
 from llava_next_video.__main__ import main
 from llava_next_video.hub import upload
-from llava_next_video.hub.checkpoint_files import stored_tensors
+from llava_next_video.hub.stored_tensors import stored_tensors
 from tests.golden_data import VARIANTS, Recording
 
 
@@ -239,7 +239,7 @@ def test_source_may_be_a_hub_id(tmp_path, monkeypatch):
         formats.update(pattern for pattern in allow_patterns if pattern.startswith("*"))
         return str({"lmms-lab/LLaVA-NeXT-Video-32B-Qwen": QWEN.checkpoint, "the/tower": QWEN.vision_tower}[name])
 
-    monkeypatch.setattr("llava_next_video.hub.checkpoint_files.snapshot_download", download)
+    monkeypatch.setattr("llava_next_video.hub.checkpoint_folders.snapshot_download", download)
     made = tmp_path / "made"
     assert run("lmms-lab/LLaVA-NeXT-Video-32B-Qwen", made, "--vision-tower", "the/tower") == 0
     assert {"lmms-lab/LLaVA-NeXT-Video-32B-Qwen", "the/tower"} == set(asked)

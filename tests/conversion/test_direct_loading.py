@@ -171,7 +171,7 @@ def test_revision_and_token_reach_the_download(monkeypatch):
         asked.append(arguments)
         return str(LLAMA.checkpoint)
 
-    monkeypatch.setattr("llava_next_video.hub.checkpoint_files.snapshot_download", download)
+    monkeypatch.setattr("llava_next_video.hub.checkpoint_folders.snapshot_download", download)
     plan_conversion("someone/original", vision_tower=LLAMA.vision_tower, revision="v1", token="secret")
     assert all((arguments["revision"], arguments["token"]) == ("v1", "secret") for arguments in asked)
     assert len(asked) == 3  # settings; safetensors; .bin

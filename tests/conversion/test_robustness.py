@@ -19,7 +19,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
 from llava_next_video import (
     DEMO_CHECKPOINT,
@@ -30,12 +30,14 @@ from llava_next_video import (
 )
 from llava_next_video.__main__ import main
 from llava_next_video.conversion import writing
-from llava_next_video.conversion.back import plan_back
 from llava_next_video.conversion.convert import convert
+from llava_next_video.conversion.original_config import grid_pinpoints
 from llava_next_video.conversion.plan import plan_conversion
-from llava_next_video.hub import checkpoint_files, destination
-from llava_next_video.hub.checkpoint_files import stored_tensors
-from llava_next_video.hub.errors import CheckpointError, UntrustedCheckpoint
+from llava_next_video.conversion.to_original import plan_conversion_to_original
+from llava_next_video.hub import destination, pickled_tensors
+from llava_next_video.hub.checkpoint_folders import SETTINGS_FILES
+from llava_next_video.hub.stored_tensors import stored_tensors
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, UntrustedCheckpoint
 from tests.golden_data import Recording
 
 
@@ -159,7 +161,7 @@ INDEX = "model.safetensors.index.json"
         (FIRST, overwrite_header, "is damaged or not complete"),
         (FIRST, claim_a_huge_header, "the header says it has 1000000000000 bytes, the file has"),
         (FIRST, lambda file: file.write_bytes(b""), "is damaged or not complete"),
-        (LAST, Path.unlink, f"names the file {LAST}, which is not in"),
+        (LAST, Path.unlink, f"names the file '{LAST}', which is not in"),
         (LAST, drop_from_shard, "names 1 tensors that its files do not hold, the first is 'lm_head.weight'"),
         (FIRST, headers(a=entry([1], 0, 4), b=entry([2], 0, 8)), "'b' begins at byte 0 behind a tensor that ends at"),
         (FIRST, headers(a=entry([1], 4, 8)), "'a' begins at byte 4 behind a tensor that ends at byte 0"),
@@ -181,16 +183,24 @@ INDEX = "model.safetensors.index.json"
         (FIRST, headers(a={**entry([8], 0, 8), "dtype": ["F32"]}), "is damaged or not complete: unhashable type"),
         (FIRST, lambda file: write_header(file, b"[" * 10**6), "is damaged or not complete"),
         (FIRST, lambda file: write_header(file, b"{}" + b" " * 2**24), "its header has 16777218 bytes, more than"),
-        (INDEX, lambda file: file.write_text("{"), "is not an index of weights"),
-        (INDEX, lambda file: file.write_text("[" * 10**6), "is not an index of weights"),
-        (INDEX, lambda file: file.write_text('{"weight_map": ["a"]}'), "is not an index of weights"),
-        (INDEX, lambda file: file.write_text('{"weight_map": {"a": {}}}'), "is not an index of weights"),
+        (INDEX, lambda file: file.write_text("{"), f"{INDEX} is damaged: "),
+        (INDEX, lambda file: file.write_text("[" * 10**6), f"{INDEX} is damaged: "),
+        (INDEX, lambda file: file.write_text('{"weight_map": ["a"]}'), "does not say which file holds"),
+        (
+            INDEX,
+            lambda file: file.write_text('{"weight_map": {"a": {}}}'),
+            "does not say which file holds which weight",
+        ),
         (INDEX, lambda file: os.truncate(file, 2**25), "it has 33554432 bytes, more than 16777216"),
-        (INDEX, lambda file: file.write_text("{}"), "is not an index of weights: KeyError('weight_map')"),
+        (INDEX, lambda file: file.write_text("{}"), "does not say which file holds which weight"),
         (INDEX, lambda file: file.write_text('{"weight_map": {"a": "b", "a": "c"}}'), "it names 'a' twice"),
-        (INDEX, name_another_file(f"../source/{FIRST}"), f"names the file ../source/{FIRST}, which is not in"),
-        (INDEX, name_another_file(f"{{}}/{FIRST}"), "which is not in"),
-        (INDEX, name_another_file(".."), "names the file .., which is not in"),
+        (
+            INDEX,
+            name_another_file(f"../source/{FIRST}"),
+            f"names the file '../source/{FIRST}', which is not in its folder, and was not opened",
+        ),
+        (INDEX, name_another_file(f"{{}}/{FIRST}"), "which is not in its folder"),
+        (INDEX, name_another_file(".."), "names the file '..', which is not in its folder"),
         ("config.json", lambda file: file.write_text("{"), "config.json is damaged"),
         ("config.json", Path.unlink, "is not a checkpoint: it has no config.json"),
         ("config.json", lambda file: file.write_text("[" * 10**6), "config.json is damaged"),
@@ -233,19 +243,20 @@ def test_damaged_checkpoint_is_one_clear_error(tmp_path, capsys, little_memory, 
     assert message in fails(capsys, source, tmp_path / "made", SHARDED.vision_tower)
 
 
-def cache_of_the_hub(recording: Recording, folder: Path) -> Path:
+def cache_of_the_hub(checkpoint: Path, folder: Path) -> Path:
     """A checkpoint as the Hub's cache has it: links to files that are called after their contents."""
     blobs, snapshot = folder / "models--a--b" / "blobs", folder / "models--a--b" / "snapshots" / "0123abcd"
-    blobs.mkdir(parents=True)
-    snapshot.mkdir(parents=True)
-    for number, file in enumerate(recording.checkpoint.iterdir()):
+    for made in (blobs, snapshot, folder / "models--a--b" / "refs"):
+        made.mkdir(parents=True)
+    (folder / "models--a--b" / "refs" / "main").write_text("0123abcd")
+    for number, file in enumerate(filter(Path.is_file, checkpoint.iterdir())):
         shutil.copyfile(file, blobs / str(number))
         (snapshot / file.name).symlink_to(Path("../../blobs") / str(number))
     return snapshot
 
 
 def test_links_of_the_cache_of_the_hub_are_followed(tmp_path):
-    snapshot = cache_of_the_hub(SHARDED, tmp_path)
+    snapshot = cache_of_the_hub(SHARDED.checkpoint, tmp_path)
     assert list(stored_tensors(snapshot)) == list(stored_tensors(SHARDED.checkpoint))
     plan = plan_conversion(str(snapshot), vision_tower=SHARDED.vision_tower)
     assert convert(plan, tmp_path / "made").num_tensors == len(plan.tensors)
@@ -287,7 +298,7 @@ def test_links_in_checkpoints_of_ours_are_not_followed(tmp_path, format):
         (source / "generation.jinja").symlink_to(tmp_path / "secret")
     for attempt in (
         lambda: export_for_hub(source, tmp_path / "made"),
-        lambda: plan_back(str(source), vision_tower="a/b"),
+        lambda: plan_conversion_to_original(str(source), vision_tower="a/b"),
         lambda: AutoProcessor.from_pretrained(source),
         lambda: LlavaNextVideoConfig.from_pretrained(source),
         lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path, subfolder="source"),
@@ -338,7 +349,7 @@ def test_tower_outside_the_checkpoint_is_opened_only_when_the_user_names_it(tmp_
         if name == "":
             continue
         with pytest.raises(
-            CheckpointError, match=r"a folder outside the checkpoint, which was not opened\. If that is"
+            CheckpointError, match=r"neither a Hub id nor a folder inside the checkpoint, and was not opened\. If it is"
         ):
             plan_conversion(str(source))
     assert plan_conversion(str(source), vision_tower="some/tower").tensors
@@ -373,16 +384,16 @@ def test_weights_of_fewer_bits_are_exported_as_they_are(tmp_path):
     export_for_hub(source, tmp_path / "made")
     assert (tmp_path / "made" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
     with pytest.raises(CheckpointError, match=r"is stored as F8_E4M3 in .*, which cannot be converted"):
-        plan_back(str(source), vision_tower="a/b")
+        plan_conversion_to_original(str(source), vision_tower="a/b")
 
 
 def test_second_wall_around_pickles(tmp_path, monkeypatch):
     """If names of functions got past the first check, `torch.load` itself would still refuse to call them."""
-    monkeypatch.setattr(checkpoint_files, "check_archive", lambda file: None)
+    monkeypatch.setattr(pickled_tensors, "check_archive", lambda file: None)
     monkeypatch.chdir(tmp_path)
     torch.save(RUNS_CODE, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="is damaged or not complete: Weights only load failed"):
-        checkpoint_files.load_pickle(tmp_path / "pytorch_model.bin")
+        pickled_tensors.load_pickle(tmp_path / "pytorch_model.bin")
     assert not Path("pickle-was-here").exists()
 
 
@@ -394,10 +405,10 @@ DEEP = "[" * 10**5
     [
         *[
             (name, lambda file: file.write_text(DEEP), f"{name} is damaged: .*Download it again")
-            for name in checkpoint_files.SETTINGS_FILES
+            for name in SETTINGS_FILES
         ],
         ("config.json", lambda file: file.write_text("[]"), "it holds a list instead of names and values"),
-        ("config.json", lambda file: os.truncate(file, 2**25), "it has 33554432 bytes, more than 16777216"),
+        ("config.json", lambda file: os.truncate(file, 2**25), "it has 33554432 bytes, more than 4194304"),
         ("config.json", lambda file: file.write_bytes(b"\xff\xfe{"), "config.json is damaged"),
         ("tokenizer_config.json", lambda file: file.write_text("7"), "it holds a int instead of names and values"),
         ("tokenizer.json", lambda file: file.write_text("{}"), "The settings of .* cannot be used: "),
@@ -434,24 +445,25 @@ def test_damaged_settings_of_an_original_are_one_clear_error(tmp_path, file, dam
             attempt()
 
 
-@pytest.mark.parametrize("tower", [None, ["a"], 7, {}])
-def test_tower_whose_name_is_no_text_is_one_clear_error(tmp_path, tower):
+@pytest.mark.parametrize("tower", [None, ["a"], 7, {}, "a\0b", "a" * 5000, "a/" * 2500, "\ud800"])
+def test_tower_that_cannot_be_a_name_is_one_clear_error(tmp_path, tower):
     source = copy_of(SHARDED, tmp_path)
     change_config(mm_vision_tower=tower)(source / "config.json")
-    with pytest.raises(CheckpointError, match="cannot be used: TypeError"):
+    with pytest.raises(CheckpointError, match="neither a Hub id nor a folder inside the checkpoint") as caught:
         plan_conversion(str(source))
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(
     "name", ["config.json", "processor_config.json", "generation_config.json", "tokenizer_config.json"]
 )
-@pytest.mark.parametrize("text", [DEEP, "[]", "{", '{"a": 1', "7"])
+@pytest.mark.parametrize("text", [DEEP, "[]", "{", '{"a": 1', "7", "null"])
 def test_damaged_settings_of_ours_are_one_clear_error(tmp_path, name, text):
     source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
     (source / name).write_text(text)
     for attempt in (
         lambda: export_for_hub(source, tmp_path / "made"),
-        lambda: plan_back(str(source), vision_tower="a/b"),
+        lambda: plan_conversion_to_original(str(source), vision_tower="a/b"),
         lambda: LlavaNextVideoForConditionalGeneration.from_pretrained(source),
         lambda: LlavaNextVideoProcessor.from_pretrained(source),
     ):
@@ -459,12 +471,93 @@ def test_damaged_settings_of_ours_are_one_clear_error(tmp_path, name, text):
             attempt()
 
 
+OUR_CLASSES = (LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration, LlavaNextVideoProcessor)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "processor_config.json", "generation_config.json", "tokenizer_config.json"]
+)
+@pytest.mark.parametrize("text", [DEEP, "[]", "null"])
+def test_damaged_settings_from_the_hub_and_in_a_subfolder_are_one_clear_error(tmp_path, name, text):
+    """Only the settings of a folder were looked at; these ended in RecursionError, TypeError and AttributeError."""
+    snapshot = cache_of_the_hub(Path(DEMO_CHECKPOINT), tmp_path)
+    (snapshot / name).write_text(text)
+    folder = shutil.copytree(snapshot, tmp_path / "folder" / "inner").parent
+    for loaded in OUR_CLASSES:
+        with pytest.raises(CheckpointError, match=f"{name} is damaged: .*Download it again"):
+            loaded.from_pretrained("a/b", cache_dir=tmp_path, local_files_only=True)
+        with pytest.raises(CheckpointError, match=f"{name} is damaged: .*Download it again"):
+            loaded.from_pretrained(folder, subfolder="inner")
+
+
+def test_checkpoint_in_the_cache_of_the_hub_loads(tmp_path):
+    snapshot = cache_of_the_hub(Path(DEMO_CHECKPOINT), tmp_path)
+    for loaded in OUR_CLASSES:
+        loaded.from_pretrained("a/b", cache_dir=tmp_path, local_files_only=True)
+    (snapshot / "inner").mkdir()
+    for file in [file for file in snapshot.iterdir() if file.is_file()]:
+        (snapshot / "inner" / file.name).symlink_to(os.path.realpath(file))
+        file.unlink()
+    for loaded in OUR_CLASSES:
+        loaded.from_pretrained("a/b", cache_dir=tmp_path, local_files_only=True, subfolder="inner")
+
+
+@pytest.mark.parametrize("contents", [DEEP.encode(), b"null", b"[]", b"{}", bytes(range(256)) * 4])
+def test_damaged_tokenizer_of_ours_is_one_clear_error(tmp_path, contents):
+    """They ended in RecursionError, AttributeError, TypeError, KeyError and the tokenizers library's `Exception`."""
+    source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
+    (source / "tokenizer.json").write_bytes(contents)
+    for load in (LlavaNextVideoProcessor.from_pretrained, AutoProcessor.from_pretrained):
+        with pytest.raises(ValueError, match=r"The settings of .* cannot be used: "):
+            load(source)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantization_config": 5}, "The settings of .* cannot be used: AttributeError"),
+        ({"attn_implementation": 5}, "config.attn_implementation is 5, which no model can use"),
+        ({"base_model_tp_plan": 5}, "config.base_model_tp_plan is 5, which no model can use"),
+        ({"dtype": 1e308}, "config.dtype is 1e\\+308, which no model can use"),
+        ({"dtype": "nn"}, "config.dtype is <module 'torc.*, which no model can use"),
+        ({"dtype": "x" * 10**6}, "configuration cannot be made: AttributeError: module 'torch' has no attribute 'xx"),
+        ({"spatial_pool_mode": "x" * 10**6}, "The settings of .* cannot be used: StrictDataclass.*'spatial_pool_mode'"),
+        ({"image_aspect_ratio": "x" * 10**6}, "The settings of .* cannot be used: StrictDataclass.*image_aspect_ratio"),
+    ],
+)
+def test_setting_of_ours_that_transformers_does_not_look_at_is_one_clear_error(tmp_path, changes, message):
+    """They ended in AttributeError, IndexError and TypeError, or in a message of a megabyte."""
+    source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
+    change_config(**changes)(source / "config.json")
+    for load in (LlavaNextVideoForConditionalGeneration.from_pretrained, AutoConfig.from_pretrained):
+        with pytest.raises(ValueError, match=message) as caught:
+            load(source)
+        assert len(str(caught.value)) < 2000
+
+
+def test_labels_that_take_all_memory_are_refused_by_the_processor_too(tmp_path, little_memory):
+    """AutoTokenizer went on after the configuration was refused, and made a billion names."""
+    source = Path(shutil.copytree(DEMO_CHECKPOINT, tmp_path / "source"))
+    change_config(num_labels=10**9)(source / "config.json")
+    with pytest.raises(ValueError, match=r"config.num_labels is 1000000000; it has to be a whole number"):
+        LlavaNextVideoProcessor.from_pretrained(source)
+
+
+@pytest.mark.parametrize("written", [[[336, 336]] * 10**6, "(" * 10**6, [[336, "a"]] * 1001])
+def test_too_many_pinpoints_are_not_walked(written):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"image_grid_pinpoints = .*neither a list of \[width, height\]") as caught:
+        grid_pinpoints({"image_grid_pinpoints": written}, 336)
+    assert time.monotonic() - start < 0.1
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", DEEP, '{"weight_map": 7}', '{"weight_map": {"a": []}}', "{"])
 def test_index_of_our_format_that_is_none_is_one_clear_error(tmp_path, text):
     LlavaNextVideoConfig.from_pretrained(DEMO_CHECKPOINT).save_pretrained(tmp_path)
     (tmp_path / INDEX).write_text(text)
     with pytest.raises(
-        ValueError, match=r"does not say which file holds which weight: .*Download the checkpoint again"
+        CheckpointError, match=r"(does not say which file holds which weight|is damaged: .*)\. Download it again"
     ):
         LlavaNextVideoForConditionalGeneration.from_pretrained(tmp_path)
 
@@ -475,7 +568,7 @@ def test_damaged_settings_that_were_kept_of_the_original(tmp_path, changes):
     (source / "original").mkdir()
     (source / "original" / "config.json").write_text(json.dumps(changes))
     with pytest.raises(CheckpointError, match=r"cannot be used|is none of"):
-        plan_back(str(source))
+        plan_conversion_to_original(str(source))
 
 
 def test_evil_chat_template_runs_no_code(tmp_path):
@@ -622,7 +715,7 @@ def test_unreachable_source_is_one_clear_error(tmp_path, capsys, monkeypatch):
     def no_network(*args, **kwargs):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("llava_next_video.hub.checkpoint_files.snapshot_download", no_network)
+    monkeypatch.setattr("llava_next_video.hub.checkpoint_folders.snapshot_download", no_network)
     assert main(["convert", "someone/something", str(tmp_path / "made")]) == 1
     assert (
         "'someone/something' is not a folder, and could not be fetched from the Hugging Face Hub: no network"

@@ -15,21 +15,21 @@ from transformers.image_utils import (
 
 from llava_next_video import rope_factor_for
 from llava_next_video.conversion.original_config import (
+    default_recipe,
     grid_pinpoints,
     is_original,
     language_model_type,
     our_config,
     recipe_in,
     text_config,
-    usual_recipe,
 )
 from llava_next_video.conversion.plan import plan_conversion
 from llava_next_video.conversion.planned_tensors import expected_shapes, rename_tower
 from llava_next_video.conversion.tokenizer import STOP_STRINGS, read_template, template_name
 from llava_next_video.conversion.vision_towers import KNOWN, find_vision_tower
 from llava_next_video.conversion.weight_names import (
-    BACK,
     DROPPED,
+    OURS_TO_ORIGINAL,
     RENAMED,
     SECOND_NAMES,
     TOWER_DROPPED,
@@ -37,8 +37,8 @@ from llava_next_video.conversion.weight_names import (
     UnknownWeight,
     rename,
 )
-from llava_next_video.hub.errors import CheckpointError
-from llava_next_video.hub.recipes import FACTS, RELEASED, USUAL, Recipe, find_released, recipe_named, resolve
+from llava_next_video.hub.recipes import DEFAULT_RECIPES, FACTS, RELEASED, Recipe, find_released, recipe_named, resolve
+from llava_next_video.modeling.checkpoint_settings import CheckpointError
 from tests.conversion.synthetic import LAYOUTS, SIGLIP, original_config, original_shapes, tower_shapes, write_original
 
 
@@ -51,7 +51,7 @@ def test_full_size_checkpoint_maps_onto_our_model_with_nothing_missing_or_left_o
     assert {tensor.source.name for tensor in plan.tensors} | set(plan.dropped) == set(original_shapes(name))
     assert all(plan.dropped.values())
     for tensor in plan.tensors:
-        assert rename(tensor.name, BACK, {})[0] == re.sub("vision_resampler.mm", "mm", tensor.source.name)
+        assert rename(tensor.name, OURS_TO_ORIGINAL, {})[0] == re.sub("vision_resampler.mm", "mm", tensor.source.name)
     assert all(tensor.dtype == torch.bfloat16 for tensor in plan.tensors)
 
 
@@ -157,8 +157,12 @@ def test_other_rope_scaling_of_llama_is_kept():
 
 def test_vicuna_is_recognised_by_its_name_as_in_the_demo():
     config = {"model_type": "llava_llama", "max_position_embeddings": 4096, "_name_or_path": "work/Vicuna-7B"}
-    assert usual_recipe(config).rope_factor == "auto"
-    assert usual_recipe({**config, "_name_or_path": "work/yi"}).rope_factor == USUAL["llama"].rope_factor == 1.0
+    assert default_recipe(config).rope_factor == "auto"
+    assert (
+        default_recipe({**config, "_name_or_path": "work/yi"}).rope_factor
+        == DEFAULT_RECIPES["llama"].rope_factor
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +206,7 @@ def test_configurations_of_transformers_are_not_originals():
 def test_error_for_what_our_model_does_not_have(key, value, message):
     config = {**original_config("LLaVA-NeXT-Video-7B"), key: value}
     with pytest.raises(ValueError, match=message):
-        our_config(config, USUAL["llama"], 1.0, find_vision_tower(config["mm_vision_tower"]).config)
+        our_config(config, DEFAULT_RECIPES["llama"], 1.0, find_vision_tower(config["mm_vision_tower"]).config)
 
 
 def test_pinpoints_are_turned_and_keep_their_order():
@@ -214,7 +218,11 @@ def test_pinpoints_are_turned_and_keep_their_order():
 
 
 def test_tables_are_anchored_and_do_not_overlap():
-    for renamed, dropped in (({**RENAMED, **SECOND_NAMES}, DROPPED), (TOWER_RENAMED, TOWER_DROPPED), (BACK, {})):
+    for renamed, dropped in (
+        ({**RENAMED, **SECOND_NAMES}, DROPPED),
+        (TOWER_RENAMED, TOWER_DROPPED),
+        (OURS_TO_ORIGINAL, {}),
+    ):
         assert not set(renamed) & set(dropped)
     for name in (*original_shapes("LLaVA-NeXT-Video-7B"), *original_shapes("LLaVA-Video-7B-Qwen2")):
         rename(name, {**RENAMED, **SECOND_NAMES}, DROPPED)

@@ -132,6 +132,33 @@ def test_failure_leaves_an_empty_folder_empty(place, tmp_path):
     write(place)
 
 
+def test_destination_behind_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    """The files were written, and reported as none."""
+    monkeypatch.chdir(tmp_path)
+    export = export_for_hub(DEMO_CHECKPOINT, "missing/../exported")
+    assert export.destination == tmp_path / "exported"
+    assert set(export.files) == {path.name for path in (tmp_path / "exported").iterdir()}
+    recording = Recording("qwen_grid_avg")
+    plan = plan_conversion(str(recording.checkpoint), vision_tower=recording.vision_tower)
+    assert convert(plan, "missing/../converted").destination == tmp_path / "converted"
+    assert (tmp_path / "converted" / "config.json").exists()
+    assert names_in(tmp_path) == ["converted", "exported"]
+
+
+def test_system_without_locks_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(destination, "fcntl", None)
+    with pytest.raises(WritingError, match=r"checkpoints are converted and exported on Linux and macOS, .* WSL"):
+        export_for_hub(DEMO_CHECKPOINT, tmp_path / "exported")
+
+
+def test_module_loads_on_a_system_without_locks():
+    """Converting and exporting ended in ModuleNotFoundError."""
+    code = (
+        "import sys; sys.modules['fcntl'] = None; import llava_next_video.hub.destination as d; assert d.fcntl is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_of_two_runs_one_gets_the_destination(place, tmp_path, start):
     """Both said "written and verified", and the destination did not load: the second deleted the first one's folder."""
     first = start(place, "writing")
@@ -139,7 +166,10 @@ def test_of_two_runs_one_gets_the_destination(place, tmp_path, start):
     told = second.communicate(timeout=60)
     assert second.returncode == 1
     assert "verified" not in told[0]
-    assert f"Another run is writing to {place} at this moment. Wait for it, or name another destination." in told[1]
+    assert (
+        f"Another run is writing to {os.path.realpath(place)} at this moment. Wait for it, or name another destination."
+        in told[1]
+    )
     with pytest.raises(WritingError, match="Another run is writing to"):
         write(place)
     assert first.communicate("go on\n", timeout=60)[0] == "verified\n"
@@ -245,14 +275,14 @@ def test_what_others_put_there_meanwhile_is_left_alone(tmp_path):
 
 def test_destination_that_appears_before_a_run_has_its_claim_is_left_alone(tmp_path, monkeypatch):
     place = tmp_path / "made"
-    take = destination.take
+    claim = destination.claim
 
     def late(work, is_locked):
         place.mkdir()
         (place / "mine.txt").write_text("mine")
-        return take(work, is_locked)
+        return claim(work, is_locked)
 
-    monkeypatch.setattr(destination, "take", late)
+    monkeypatch.setattr(destination, "claim", late)
     with pytest.raises(WritingError, match="made exists already; name another destination, or delete it"):
         write(place)
     assert names_in(place) == ["mine.txt"]
@@ -317,7 +347,7 @@ def test_run_that_loses_the_race_for_a_name_on_a_disk_without_locks(tmp_path, mo
     work.mkdir()
     (work / OWNER).write_text("of the other")
     monkeypatch.setattr(Path, "iterdir", lambda self: iter([]))  # it was not there yet
-    assert not destination.take(work, is_locked=True)
+    assert not destination.claim(work, is_locked=True)
 
 
 @pytest.mark.parametrize("when", ["before it is opened", "before it is locked"])

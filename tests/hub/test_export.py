@@ -24,7 +24,7 @@ from llava_next_video.__main__ import main
 from llava_next_video.hub import export as hub_export
 from llava_next_video.hub import upload
 from llava_next_video.hub.destination import WritingError
-from llava_next_video.hub.errors import CheckpointError
+from llava_next_video.modeling.checkpoint_settings import CheckpointError
 from llava_next_video.modeling.configuration_llava_next_video import REFUSAL
 from tests.golden_data import Recording
 from tests.hub import without_package
@@ -289,7 +289,9 @@ def test_destination_is_not_written_over(tmp_path):
 
 
 def test_error_when_privacy_has_no_repository(tmp_path):
-    with pytest.raises(ValueError, match=r"to be private, but is not uploaded; name the repository \(push_to_hub\)"):
+    with pytest.raises(
+        ValueError, match=r"A private export needs a repository to be uploaded to; name one \(push_to_hub\)"
+    ):
         export_for_hub(DEMO_CHECKPOINT, tmp_path / "made", private=True)
 
 
@@ -300,7 +302,7 @@ def test_error_when_a_model_comes_without_processor(tmp_path):
 
 def test_error_when_a_part_of_a_model_is_given(tmp_path):
     model = make_model()
-    with pytest.raises(ValueError, match=r"A LlavaNextVideoModel was to be exported; .* or a LlavaNextVideoForCond"):
+    with pytest.raises(ValueError, match=r"A LlavaNextVideoModel cannot be exported; .* or a LlavaNextVideoForCond"):
         export_for_hub(model.model, tmp_path / "made", processor=make_processor(model.config))
 
 

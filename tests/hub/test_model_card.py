@@ -20,7 +20,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig
 from llava_next_video.hub.export import export_for_hub
-from llava_next_video.hub.model_card import SOMEWHERE, code, fenced, model_card
+from llava_next_video.hub.model_card import PLACEHOLDER_PATH, code, fenced, model_card
 from tests import tiny
 
 
@@ -160,7 +160,7 @@ def test_metadata_of_the_hub(card, tmp_path):
 
 
 def test_card_without_repository_has_a_placeholder():
-    assert f'model="{SOMEWHERE}"' in model_card(DEMO_CHECKPOINT)
+    assert f'model="{PLACEHOLDER_PATH}"' in model_card(DEMO_CHECKPOINT)
 
 
 def test_recipe_of_the_embedded_checkpoint(card):
@@ -360,5 +360,5 @@ def test_code_that_holds_backticks_and_lines_stays_code():
 )
 def test_error_when_a_name_would_be_more_than_a_name(tmp_path, names):
     save(tmp_path, LlavaNextVideoConfig(**tiny.config_arguments()))
-    with pytest.raises(ValueError, match=r"The model card was to name .*one line without quotes, backticks"):
+    with pytest.raises(ValueError, match=r"The model card cannot name .*one line without quotes, backticks"):
         model_card(tmp_path, **names)

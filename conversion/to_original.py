@@ -1,4 +1,4 @@
-"""From ours back to the original's format: names, configuration, and the vocabulary as it was."""
+"""Planning the way back, from ours to the original's format: names, configuration, and the vocabulary as it was."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,10 @@ from llava_next_video.conversion.original_config import is_original, original_co
 from llava_next_video.conversion.planned_tensors import PlannedTensor
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.vision_towers import KNOWN
-from llava_next_video.conversion.weight_names import BACK, rename
-from llava_next_video.hub.checkpoint_files import (
-    convertible_tensors,
-    folder_with_weights,
-    local_folder,
-    read_json,
-    reading_settings,
-)
-from llava_next_video.hub.errors import CheckpointError
+from llava_next_video.conversion.weight_names import OURS_TO_ORIGINAL, rename
+from llava_next_video.hub.checkpoint_folders import folder_with_weights, local_folder
+from llava_next_video.hub.stored_tensors import convertible_tensors
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 
 
@@ -25,7 +20,7 @@ ORIGINAL_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass
-class BackPlan:
+class PlanToOriginal:
     """A conversion to the original's format that has been checked and not yet carried out; fields as in `Plan`."""
 
     source: str
@@ -38,7 +33,9 @@ class BackPlan:
         return sum(tensor.num_bytes for tensor in self.tensors)
 
 
-def plan_back(source: str, vision_tower: str | None = None, dtype: torch.dtype | None = None) -> BackPlan:
+def plan_conversion_to_original(
+    source: str, vision_tower: str | None = None, dtype: torch.dtype | None = None
+) -> PlanToOriginal:
     """Plan the conversion of one of our checkpoints to the original's format.
 
     A checkpoint that was converted from an original one brings that one's configuration and tokenizer along, in its
@@ -59,42 +56,42 @@ def plan_back(source: str, vision_tower: str | None = None, dtype: torch.dtype |
     settings = read_json(folder / "config.json")
     if is_original(settings) or settings.get("model_type") != LlavaNextVideoConfig.model_type:
         raise CheckpointError(
-            f"{folder} has model_type {settings.get('model_type')!r}; only a llava_next_video checkpoint can be turned "
-            "into an original one."
+            f"{folder} has model_type {quoted(settings.get('model_type'))}; only a llava_next_video checkpoint can be "
+            "turned into an original one."
         )
     with reading_settings(source):
-        original = translate_back(folder, LlavaNextVideoConfig(**settings), vision_tower, dtype)
+        original = original_settings(folder, LlavaNextVideoConfig(**settings), vision_tower, dtype)
     tensors = []
     for name, source_tensor in convertible_tensors(folder_with_weights(source)).items():
-        new_name, _ = rename(name, BACK, {})
+        new_name, _ = rename(name, OURS_TO_ORIGINAL, {})
         shape = source_tensor.shape
         if new_name in ORIGINAL_VOCABULARY:
             shape = (original["vocab_size"], *shape[1:])
         cast = dtype if dtype and source_tensor.dtype.is_floating_point else source_tensor.dtype
         tensors.append(PlannedTensor(new_name, source_tensor, cast, shape))
-    return BackPlan(source, folder, original, tensors)
+    return PlanToOriginal(source, folder, original, tensors)
 
 
-def translate_back(
+def original_settings(
     folder: Path, config: LlavaNextVideoConfig, vision_tower: str | None, dtype: torch.dtype | None
 ) -> dict:
-    """The original's configuration, on the grounds of the one in `original` where there is one."""
+    """The original's configuration, made from the one that the folder `original` kept where there is one."""
     if dtype is not None:
         config.dtype = dtype
     kept = folder / "original" / "config.json"
     base = read_json(kept) if kept.is_file() else None
-    tower = vision_tower or (base or {}).get("mm_vision_tower") or usual_tower(config)
+    tower = vision_tower or (base or {}).get("mm_vision_tower") or known_tower(config)
     original = original_config(config, tower, base)
     if base is not None:
         original["vocab_size"] = min(base["vocab_size"], config.text_config.vocab_size)
     return original
 
 
-def usual_tower(config: LlavaNextVideoConfig) -> str:
-    """The tower of the released checkpoints that a configuration has.
+def known_tower(config: LlavaNextVideoConfig) -> str:
+    """The name of a configuration's vision tower, if it is one of those of the released checkpoints.
 
     Raises:
-        CheckpointError: it has another one.
+        CheckpointError: it is another one.
     """
     tower = config.vision_config
     for name, known in KNOWN.items():
