@@ -73,7 +73,9 @@ def register_models(auto: ModuleType, ours: ModuleType):
 def register_video_processor(auto: ModuleType, ours: ModuleType):
     from llava_next_video import LlavaNextVideoConfig
 
-    auto.AutoVideoProcessor.register(LlavaNextVideoConfig, ours.LlavaNextVideoVideoProcessor, exist_ok=True)
+    # Not through `AutoVideoProcessor.register`, which loads the built-in's class first: that may be what is being imported.
+    classes = {"torchvision": ours.LlavaNextVideoVideoProcessor}
+    auto.VIDEO_PROCESSOR_MAPPING.register(LlavaNextVideoConfig, classes, exist_ok=True)
 
 
 def register_image_processor(auto: ModuleType, ours: ModuleType):
@@ -82,7 +84,7 @@ def register_image_processor(auto: ModuleType, ours: ModuleType):
     from llava_next_video import LlavaNextVideoConfig
 
     classes = {"torchvision": ours.LlavaNextVideoImageProcessor}
-    auto.AutoImageProcessor.register(LlavaNextVideoConfig, image_processor_classes=classes, exist_ok=True)
+    auto.IMAGE_PROCESSOR_MAPPING.register(LlavaNextVideoConfig, classes, exist_ok=True)
 
 
 def register_processor(auto: ModuleType, ours: ModuleType):
