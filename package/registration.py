@@ -73,7 +73,7 @@ def register_models(auto: ModuleType, ours: ModuleType):
 def register_video_processor(auto: ModuleType, ours: ModuleType):
     from llava_next_video import LlavaNextVideoConfig
 
-    # Not through `AutoVideoProcessor.register`, which loads the built-in's class first: that may be what is being imported.
+    # `AutoVideoProcessor.register` would load the built-in's class, which may be what is being imported.
     classes = {"torchvision": ours.LlavaNextVideoVideoProcessor}
     auto.VIDEO_PROCESSOR_MAPPING.register(LlavaNextVideoConfig, classes, exist_ok=True)
 
