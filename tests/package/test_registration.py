@@ -228,11 +228,6 @@ assert module == "llava_next_video.conversion.original_model_types"
             f"import llava_next_video; import transformers.models.llava_next_video.{builtin}_llava_next_video"
             for builtin in ("configuration", "modeling", "processing", "video_processing")
         ),
-        "import transformers.models.llava_next_video.video_processing_llava_next_video; import llava_next_video",
-        *(
-            f"import llava_next_video; import transformers.models.llava_next_video.{builtin}_llava_next_video"
-            for builtin in ("configuration", "modeling", "processing", "video_processing")
-        ),
     ],
 )
 def test_whatever_is_imported_first(first):
