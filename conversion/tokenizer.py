@@ -80,7 +80,7 @@ def prepare_tokenizer(folder: Path, chat_template: str, max_length: int, video_f
 
 
 def begins_words_with_space(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer puts a space in front of a text, but not behind a placeholder: the original has one after
+    """Whether a tokenizer puts a space in front of a text, but not after a placeholder: the original has one after
     every visual then, because it tokenizes the text between visuals piece by piece."""
     return tokenizer.tokenize("a")[0].startswith("▁") and tokenizer.tokenize(f"{IMAGE_TOKEN}a")[-1] == "a"
 

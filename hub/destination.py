@@ -70,7 +70,7 @@ def check_destination(destination: Path, num_bytes: int):
 
 
 def resolved(destination: str | Path) -> Path:
-    """The path that a destination leads to, through links, and past `..` behind a folder that does not exist."""
+    """The path that a destination leads to, through links, and past `..` after a folder that does not exist."""
     return Path(os.path.realpath(destination))
 
 

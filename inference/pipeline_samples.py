@@ -45,7 +45,7 @@ class Sample:
 
 
 def join_inputs(inputs: list[BatchFeature], tokenizer: PreTrainedTokenizerBase, shared: int = 0) -> dict:
-    """Make one batch of the inputs of several prompts: rows of tokens padded to (B, L) on the left, or behind the first
+    """Make one batch of the inputs of several prompts: rows of tokens padded to (B, L) on the left, or after the first
     `shared` tokens; images one after another."""
     if len(inputs) == 1:
         return dict(inputs[0])

@@ -85,7 +85,7 @@ class VideoTextToTextPipeline(Pipeline):
                 videos. In place of `videos` and `text`: a chat (list of messages), a list of chats, or a list,
                 generator or dataset (of torch, or of the library `datasets`) of `{"videos": ..., "text": ...}`,
                 `(video, question)` pairs or chats.
-            text (`str` or `list[str]`): a question, which is put behind the video into the checkpoint's chat template;
+            text (`str` or `list[str]`): a question, which goes after the video into the checkpoint's chat template;
                 or a prompt that has its own `<video>` placeholders, which is used as it is. Several questions come
                 with as many videos, or with one that they all ask about. One question with several videos asks about
                 all of them at once.

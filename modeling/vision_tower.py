@@ -21,7 +21,7 @@ class StopsEarly:
 
         Args:
             wanted_states: which hidden states to return, counted as in `hidden_states` from 0, the embeddings. Layers
-                behind the last of them do not run, and no other state is kept. None: transformers' own forward.
+                after the last of them do not run, and no other state is kept. None: transformers' own forward.
 
         Returns:
             A tuple of (F, P, D) tensors in the order of `wanted_states`, or (None) transformers' own output.

@@ -32,7 +32,7 @@ def pool_grid(features: torch.Tensor, mode: PoolMode, stride: int) -> torch.Tens
 
 
 def append_newlines(grids: torch.Tensor, newline: torch.Tensor) -> torch.Tensor:
-    """Put the newline vector (D,) behind every row of every grid, (F, h, w, D) -> (F, h, w + 1, D)."""
+    """Put the newline vector (D,) after every row of every grid, (F, h, w, D) -> (F, h, w + 1, D)."""
     newlines = newline.to(grids).expand(*grids.shape[:2], 1, -1)  # (F, h, 1, D)
     return torch.cat([grids, newlines], dim=2)
 

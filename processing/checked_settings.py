@@ -52,7 +52,9 @@ def is_whole(value) -> bool:
 
 def is_number(value) -> bool:
     """Whether a value is a number that a float can be: not NaN, not infinite, no integer of 400 digits."""
-    return isinstance(value, Real) and not isinstance(value, bool) and -float_info.max <= value <= float_info.max
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    return -float_info.max <= value <= float_info.max  # pyright: ignore[reportOperatorIssue]  # numbers compare
 
 
 def are_colours(values, above: float) -> bool:

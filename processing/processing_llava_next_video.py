@@ -61,7 +61,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         video_token, image_token (`str`): placeholders in prompts.
         spatial_pool_mode, spatial_pool_stride, video_newline_position, slow_frame_stride: as in the model's
             [`LlavaNextVideoConfig`]; defaults are the built-in's.
-        space_after_visuals (`bool`): put a space behind every visual that text follows, for tokenizers that begin a
+        space_after_visuals (`bool`): put a space after every visual that text follows, for tokenizers that begin a
             text with one: the original tokenizes the text around images and videos piece by piece.
         vision_feature_select_strategy, num_additional_image_tokens: kept for the built-in, which counts with them.
 
@@ -286,7 +286,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
     ) -> tuple[list[str], list]:
         """Put the replacements of images and videos into prompts; without their space where no text follows.
 
-        The original tokenizes the text behind a visual on its own, which begins with a space unless it is empty or
+        The original tokenizes the text after a visual on its own, which begins with a space unless it is empty or
         begins with a token of its own. The offsets name where the replacement stands in the prompt (`new_span`), and
         `replacement` is complete: what serving engines put, as ids, into prompts that they have tokenized themselves.
         """
@@ -341,7 +341,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         return processed, replacements
 
     def replace_video_token(self, video_inputs: dict, video_idx: int = 0, **kwargs) -> str:
-        """What stands for a video in a prompt: placeholders, the space behind them, and what is said of its times."""
+        """What stands for a video in a prompt: placeholders, the space after them, and what is said of its times."""
         num_frames, _, height, _ = video_inputs["pixel_values_videos"][video_idx].shape
         placeholders = self.video_token * self.count_video_tokens(num_frames, height)
         space = " " if self.space_after_visuals else ""
@@ -352,7 +352,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         return f"{placeholders}{space}\n{times}"
 
     def replace_image_token(self, image_inputs: dict, image_idx: int = 0, **kwargs) -> str:
-        """What stands for an image in a prompt: placeholders, and the space behind them."""
+        """What stands for an image in a prompt: placeholders, and the space after them."""
         height, width = (int(side) for side in image_inputs["image_sizes"][image_idx])
         tile_side = image_inputs["pixel_values"][image_idx].shape[-1]
         placeholders = self.image_token * self.count_image_tokens((height, width), tile_side, kwargs)

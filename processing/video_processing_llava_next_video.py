@@ -206,14 +206,14 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
     def prepare_frames(self, frames: torch.Tensor, settings: dict) -> torch.Tensor:
         """Frames (frames, 3, h, w) as the model takes them: (frames, 3, height, width), float32."""
         resized = check_preparation(len(frames), tuple(frames.shape[-2:]), self.limits, **settings)
-        prepared, done = None, 0
-        for piece in split_by_pixels(frames, resized, self.limits):
-            piece = self.prepare_pixels(piece, **settings)  # (frames of the piece, 3, height, width)
-            if len(piece) == len(frames):
-                return piece
-            if prepared is None:
-                prepared = piece.new_empty((len(frames), *piece.shape[1:]))  # (frames, 3, height, width)
-            prepared[done : done + len(piece)] = piece
+        first, *others = split_by_pixels(frames, resized, self.limits)
+        first = self.prepare_pixels(first, **settings)  # (frames of the piece, 3, height, width)
+        if not others:
+            return first
+        prepared = first.new_empty((len(frames), *first.shape[1:]))  # (frames, 3, height, width)
+        prepared[: len(first)], done = first, len(first)
+        for piece in others:
+            prepared[done : done + len(piece)] = self.prepare_pixels(piece, **settings)
             done += len(piece)
         return prepared
 

@@ -100,7 +100,7 @@ class FirstPackets:
         self.pictures_of_streams = {}
 
     def add(self, packet: av.Packet) -> bool:
-        """Count one more packet; returns whether those behind it need not be looked at."""
+        """Count one more packet; returns whether those after it need not be looked at."""
         self.num_packets += 1
         self.num_bytes += packet.size
         is_kept = self.num_bytes <= KEPT_BYTES

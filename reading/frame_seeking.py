@@ -1,6 +1,6 @@
 """Decode chosen frames with the help of an index, and no more frames than needed.
 
-The file is sought in only when the next chosen frame lies behind a later keyframe. Frames that no other is predicted
+The file is sought in only when the next chosen frame lies after a later keyframe. Frames that no other is predicted
 from are skipped. Every frame that is decoded on the way is compared with the index, so that an index that is wrong ends
 in `PacketsAreNotFrames` and never in another frame than the chosen one.
 """
@@ -61,7 +61,7 @@ class FrameSeeker:
         """Packets from a keyframe on, or from an earlier one if the file does not lead there.
 
         Args:
-            target: timestamp of the first frame that is wanted behind this keyframe.
+            target: timestamp of the first frame that is wanted after this keyframe.
         """
         first, packets = self.packets_after_seek(keyframe)
         if first is not None and first.pts != keyframe and first.pts in self.keyframes:
@@ -72,7 +72,7 @@ class FrameSeeker:
         return packets if first is None else chain([first], packets)
 
     def packets_after_seek(self, timestamp: int) -> tuple[av.Packet | None, Iterator[av.Packet]]:
-        """The first packet, if any, and those behind it."""
+        """The first packet, if any, and those after it."""
         try:
             self.video.container.seek(timestamp, stream=self.video.stream)
         except av.FFmpegError as error:  # the file cannot be sought in

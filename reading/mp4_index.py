@@ -40,7 +40,7 @@ BOXES_OF_MP4 = frozenset(
         b"prfl",
     )
 )
-# Where in a box, behind its name, the number of entries stands, and how many bytes each takes, in units of 32.
+# Where in a box, after its name, the number of entries stands, and how many bytes each takes, in units of 32.
 COUNTS = {
     b"stsz": (8, 1),
     b"stz2": (8, 1),
@@ -112,13 +112,13 @@ def boxes_but_mdat(read_at: Callable[[int, int], bytes]) -> Iterator[bytes]:
 
 
 def box_size(data: bytes, name: int) -> tuple[int, int]:
-    """The size that stands before (or, where it takes 8 bytes, behind) the name of a box, and the length of both."""
+    """The size that stands before (or, where it takes 8 bytes, after) the name of a box, and the length of both."""
     size = number(data, name - 4)
     return (number(data, name + 4, 8), 16) if size == 1 else (size, 8)
 
 
 def number(data: bytes, at: int, length: int = 4) -> int:
-    """Behind the end of a file FFmpeg reads zeros."""
+    """Beyond the end of a file FFmpeg reads zeros."""
     return int.from_bytes(data[at : at + length].ljust(length, b"\0"), "big")
 
 
@@ -173,7 +173,7 @@ class Index:
             self.add_compressed(data, start, compressed)
 
     def add_compressed(self, data: bytes, start: int, compressed: bool):
-        """A header that is packed by zlib, behind its unpacked size."""
+        """A header that is packed by zlib, after its unpacked size."""
         try:
             unpacked = zlib.decompressobj().decompress(data[start + 4 :], MOST_HEADER_BYTES + 1)
         except zlib.error:  # FFmpeg cannot unpack it either
@@ -204,7 +204,7 @@ def contents(data: bytes, name: bytes) -> Iterator[int]:
     """Where the contents of boxes of this name begin."""
     at = data.find(name)
     while at >= 0:
-        # Behind a size of 8 bytes. Of `cmvd` FFmpeg does not read the size.
+        # After a size of 8 bytes. Of `cmvd` FFmpeg does not read the size.
         yield at + (12 if name != b"cmvd" and at >= 4 and number(data, at - 4) == 1 else 4)
         at = data.find(name, at + 1)
 

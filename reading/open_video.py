@@ -33,7 +33,7 @@ class OpenVideo:
         while True:
             try:
                 packet = next(packets, None)
-            except IndexError:  # behind the last packet, PyAV may trip over streams that appeared on the way
+            except IndexError:  # after the last packet, PyAV may trip over streams that appeared on the way
                 return
             self.file.check()
             if packet is None:
