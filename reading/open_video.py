@@ -15,6 +15,14 @@ from .packet_units import check_units_of_packet
 
 
 MOST_THREADS = 16  # of a decoder, as FFmpeg has it
+# What FFmpeg calls the formats that are read. It knows some three hundred, and what their headers make it keep is not
+# known of the others.
+FORMATS = (
+    *("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "mxf", "dv", "rm", "swf"),
+    *("h264", "hevc", "vvc", "obu", "ivf", "m4v", "h263", "vc1", "mjpeg", "yuv4mpegpipe"),
+    *("gif", "apng", "webp_pipe", "png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "j2k_pipe", "ppm_pipe"),
+    *("mp3", "wav", "flac", "aac"),  # of which it is said that they have no video stream
+)
 PROBED_BYTES = 5_000_000  # how much FFmpeg may decode to find out what is in a file; its default
 
 
@@ -72,6 +80,7 @@ def open_container(
         options={
             # Playlists may not open other files or addresses: no protocol is called "none".
             "protocol_whitelist": "none",
+            "format_whitelist": ",".join(FORMATS),
             "max_pixels": str(limits.max_frame_pixels),
             "probesize": str(PROBED_BYTES),
             **options,

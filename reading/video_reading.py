@@ -90,8 +90,8 @@ def read_frames(
     except (av.FFmpegError, MemoryError) as error:
         file.check()
         reason = getattr(error, "strerror", None) or str(error) or "out of memory"
-        if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of frames that are too large, too
-            reason += f", or its frames are over max_frame_pixels={limits.max_frame_pixels}"
+        if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of what is not allowed, too
+            reason += f", or its frames are over max_frame_pixels={limits.max_frame_pixels}, or its format is not read"
         raise Unreadable(f"{reason}; it is damaged, cut off or not a video") from error
 
 

@@ -21,6 +21,7 @@ from av.stream import Disposition
 from PIL import Image, ImageOps
 
 from benchmarks.clips import encode
+from demo_model.clip_writing import write_clip
 from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError, read_video
 from llava_next_video.reading import orientation
 from llava_next_video.reading.frame_seeking import FrameSeeker
@@ -388,12 +389,25 @@ def png(height: int, width: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
+def test_formats_that_are_not_listed_are_not_opened(tmp_path):
+    """A NUT of a kilobyte may claim any number of frames, and FFmpeg believes it."""
+    frames = [np.zeros((48, 64, 3), np.uint8)] * 3
+    for container, is_read in (("matroska", True), ("nut", False)):
+        write_clip(tmp_path / container, frames, 25, codec="mpeg4", container=container)
+        if is_read:
+            assert read_video(tmp_path / container)[0].shape == (3, 48, 64, 3)
+        else:
+            with pytest.raises(VideoReadError, match=r"Invalid argument, .*or its format is not read; it is da"):
+                read_video(tmp_path / container)
+
+
 def test_bomb_is_not_unpacked(tmp_path):
     """30 kilobytes that would be 768 megabytes."""
     assert read_video(png(100, 200))[0].shape == (1, 100, 200, 3)
-    with pytest.raises(
-        VideoReadError, match="Invalid argument, or its frames are over max_frame_pixels=35389440; it is damaged"
-    ):
+    refused = (
+        "Invalid argument, or its frames are over max_frame_pixels=35389440, or its format is not read; it is damaged"
+    )
+    with pytest.raises(VideoReadError, match=refused):
         read_video(png(16000, 16000))
     (tmp_path / "bomb.png").write_bytes(png(8000, 9000))
     with pytest.raises(VideoLimitError, match="its frames of 8000x9000 pixels are over max_frame_pixels=35389440"):
