@@ -7,11 +7,17 @@ import copy
 from functools import wraps
 
 import torch
+from packaging.version import Version
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
+from transformers import __version__ as transformers_version
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .model_inputs import is_empty
 from .model_outputs import CACHE_NAME
+
+
+# With `prefill_chunk_size`; and which chunk is the first is not said either.
+CHUNKS_GET_NO_FEATURES = Version(transformers_version) < Version("5.23")
 
 
 class LlavaNextVideoGenerationMixin(GenerationMixin):
@@ -23,6 +29,18 @@ class LlavaNextVideoGenerationMixin(GenerationMixin):
         if (features := kwargs.get("mm_encoder_outputs")) is not None:
             kwargs["mm_encoder_outputs"] = {modality: copy.copy(output) for modality, output in features.items()}
         return super().generate(*args, **kwargs)
+
+    @wraps(GenerationMixin._prefill)
+    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration: bool = True):
+        chunk_size = generation_config.prefill_chunk_size
+        loses_features = CHUNKS_GET_NO_FEATURES and is_first_iteration and chunk_size is not None
+        if loses_features and any((input_ids == token_id).any() for token_id in self.model.placeholder_ids().values()):
+            raise ValueError(
+                f"A prompt with videos or images was passed with prefill_chunk_size={chunk_size}, but transformers "
+                f"{transformers_version} gives chunks no features, so the answer would have nothing to do with them. "
+                "Leave prefill_chunk_size out, or install transformers 5.23 or later."
+            )
+        return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
 
     @wraps(GenerationMixin.prepare_inputs_for_generation)
     def prepare_inputs_for_generation(self, *args, is_first_iteration: bool | None = False, **kwargs):

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from llava_next_video import DEMO_CHECKPOINT
+from llava_next_video.modeling.generation_llava_next_video import CHUNKS_GET_NO_FEATURES
 from tests.graphs import CountingBackend
 from tests.tiny import TEXT_CONFIGS, VIDEO_TOKEN_ID, make_model, make_processor, random_frames
 
@@ -266,5 +267,18 @@ def test_error_when_a_prompt_to_generate_from_comes_without_its_video(settings):
     model = make_model(video_newline_position="grid")
     inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
     del inputs["pixel_values_videos"]
-    with pytest.raises(ValueError, match="placeholders and came without videos"):
+    with pytest.raises(ValueError, match=r"placeholders and came without videos|gives chunks no features"):
         model.generate(**inputs, max_new_tokens=8, **settings)
+
+
+def test_prompts_with_videos_are_read_in_chunks_where_transformers_can():
+    model = make_model(video_newline_position="grid")
+    inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
+    features = {"video": model.get_video_features(inputs.pop("pixel_values_videos"))}
+    expected = model.generate(**inputs, mm_encoder_outputs=features, max_new_tokens=8, do_sample=False)
+    arguments = {"max_new_tokens": 8, "do_sample": False, "prefill_chunk_size": 5}
+    if CHUNKS_GET_NO_FEATURES:
+        with pytest.raises(ValueError, match="with prefill_chunk_size=5, but transformers"):
+            model.generate(**inputs, mm_encoder_outputs=features, **arguments)
+    else:
+        assert model.generate(**inputs, mm_encoder_outputs=features, **arguments).tolist() == expected.tolist()
