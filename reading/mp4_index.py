@@ -16,12 +16,12 @@ import numpy as np
 
 from .errors import OverLimit
 from .limits import ReadingLimits
+from .open_video import PROBED_BYTES
 
 
 ENTRIES_PER_FRAME = 20  # of video, and those of its sound, edits, fragments; real files have up to 5
 FEWEST_FRAMES = 100_000  # for which there is always room: who sets a lower `max_frames` is told by that
-MOST_HEADER_BYTES = 2**28
-PROBED_BYTES = 5_000_000  # how far FFmpeg looks for the boxes by which it knows an MP4; its default
+MOST_MP4_HEADER_BYTES = 2**28
 # By these FFmpeg knows one, if they follow one another from the first byte on.
 BOXES_OF_MP4 = frozenset(
     (
@@ -63,7 +63,7 @@ def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> 
         Whether the file has an index of fragments (`sidx`), with which FFmpeg would read boxes later.
 
     Raises:
-        OverLimit: the header has, or makes FFmpeg keep, more than `MOST_HEADER_BYTES` or
+        OverLimit: the header has, or makes FFmpeg keep, more than `MOST_MP4_HEADER_BYTES` or
             `ENTRIES_PER_FRAME * limits.max_frames`.
     """
     index, most = Index(), ENTRIES_PER_FRAME * max(limits.max_frames, FEWEST_FRAMES)
@@ -82,7 +82,7 @@ def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> 
 def is_mp4(read_at: Callable[[int, int], bytes]) -> bool:
     """Whether FFmpeg may take the file for an MP4."""
     at = 0
-    while at < PROBED_BYTES:
+    while at < PROBED_BYTES:  # so far FFmpeg looks
         header = read_at(at, 16)
         if len(header) < 8:
             break
@@ -101,10 +101,10 @@ def boxes_but_mdat(read_at: Callable[[int, int], bytes]) -> Iterator[bytes]:
     while len(header := read_at(at, 16)) >= 8:
         size, start = box_size(header, 4)
         if header[4:8] != b"mdat":
-            box = read_at(at, min(size or MOST_HEADER_BYTES + 1, MOST_HEADER_BYTES + 1))
+            box = read_at(at, min(size or MOST_MP4_HEADER_BYTES + 1, MOST_MP4_HEADER_BYTES + 1))
             num_bytes += len(box)
-            if num_bytes > MOST_HEADER_BYTES:
-                raise OverLimit(f"its header has more than {MOST_HEADER_BYTES} bytes; encode the video again")
+            if num_bytes > MOST_MP4_HEADER_BYTES:
+                raise OverLimit(f"its header has more than {MOST_MP4_HEADER_BYTES} bytes; encode the video again")
             yield box
         if not start <= size < 2**63:  # the last one: it reaches to the end, or FFmpeg stops at it
             break
@@ -175,11 +175,11 @@ class Index:
     def add_compressed(self, data: bytes, start: int, compressed: bool):
         """A header that is packed by zlib, after its unpacked size."""
         try:
-            unpacked = zlib.decompressobj().decompress(data[start + 4 :], MOST_HEADER_BYTES + 1)
+            unpacked = zlib.decompressobj().decompress(data[start + 4 :], MOST_MP4_HEADER_BYTES + 1)
         except zlib.error:  # FFmpeg cannot unpack it either
             return
-        if compressed or len(unpacked) > MOST_HEADER_BYTES:
-            raise OverLimit(f"its header has more than {MOST_HEADER_BYTES} bytes, packed; encode the video again")
+        if compressed or len(unpacked) > MOST_MP4_HEADER_BYTES:
+            raise OverLimit(f"its header has more than {MOST_MP4_HEADER_BYTES} bytes, packed; encode the video again")
         self.add(unpacked, compressed=True)
 
     def add_pcm(self, moov: bytes) -> set[int]:

@@ -23,7 +23,7 @@ FORMATS = (
     *("gif", "apng", "webp_pipe", "png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "j2k_pipe", "ppm_pipe"),
     *("mp3", "wav", "flac", "aac"),  # of which it is said that they have no video stream
 )
-PROBED_BYTES = 5_000_000  # how much FFmpeg may decode to find out what is in a file; its default
+PROBED_BYTES = 5_000_000  # how much FFmpeg may look at to find out what is in a file; its default
 
 
 @dataclass(frozen=True)
