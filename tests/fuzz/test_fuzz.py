@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,15 @@ def test_mutants_end_in_frames_or_the_documented_error(corpus, tmp_path):
 def test_number_makes_the_same_mutant_again(corpus):
     assert mutant(corpus, 5) == mutant(corpus, 5)
     assert len({mutant(corpus, number) for number in range(50)}) == 50
+
+
+@pytest.mark.slow
+def test_claims_are_tried_and_what_they_take_is_told():
+    command = [sys.executable, "-m", "tests.fuzz.claims", ".swf"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("flash.swf: ")
+    assert " MiB, at byte " in result.stdout
 
 
 @pytest.mark.parametrize("file", sorted(FOUND.iterdir()), ids=lambda file: file.stem)

@@ -26,7 +26,7 @@ from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError, rea
 from llava_next_video.reading import orientation
 from llava_next_video.reading.frame_seeking import FrameSeeker
 from llava_next_video.reading.guarded_file import GuardedFile
-from llava_next_video.reading.open_video import OpenVideo, open_video
+from llava_next_video.reading.open_video import FORMATS, OpenVideo, open_video
 from llava_next_video.reading.orientation import upright
 from llava_next_video.reading.packet_index import FrameIndex, PacketsAreNotFrames, index_of_packets
 from llava_next_video.reading.pictures import read_picture
@@ -389,16 +389,14 @@ def png(height: int, width: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def test_formats_that_are_not_listed_are_not_opened(tmp_path):
+def test_formats_that_are_not_listed_are_not_opened(tmp_path, monkeypatch):
     """A NUT of a kilobyte may claim any number of frames, and FFmpeg believes it."""
     frames = [np.zeros((48, 64, 3), np.uint8)] * 3
-    for container, is_read in (("matroska", True), ("nut", False)):
-        write_clip(tmp_path / container, frames, 25, codec="mpeg4", container=container)
-        if is_read:
-            assert read_video(tmp_path / container)[0].shape == (3, 48, 64, 3)
-        else:
-            with pytest.raises(VideoReadError, match=r"Invalid argument, .*or its format is not read; it is da"):
-                read_video(tmp_path / container)
+    write_clip(tmp_path / "clip.nut", frames, 25, codec="mpeg4")
+    with pytest.raises(VideoReadError, match=r"Invalid argument, .*or its format is not read; it is da"):
+        read_video(tmp_path / "clip.nut")
+    monkeypatch.setattr("llava_next_video.reading.open_video.FORMATS", (*FORMATS, "nut"))
+    assert read_video(tmp_path / "clip.nut")[0].shape == (3, 48, 64, 3)
 
 
 def test_bomb_is_not_unpacked(tmp_path):
