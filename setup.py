@@ -5,7 +5,7 @@ Tests, docs and tools read the list of rooms from here; it goes from the lowest 
 imports from one above it (`tests/test_rooms.py`).
 """
 
-ROOMS = ("modeling", "reading", "processing", "inference", "hub", "conversion", "package")
+ROOMS = ("modeling", "reading", "processing", "training", "inference", "hub", "conversion", "serving", "package")
 FOLDERS = {f"llava_next_video.{room}".removesuffix(".package"): room for room in ROOMS}
 
 if __name__ == "__main__":
