@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ def check_finite(model: PreTrainedModel) -> Iterator[None]:
         for module in (model, model.base_model.vision_tower.embeddings):
             hooks.callback(module.register_forward_pre_hook(check_inputs, with_kwargs=True).remove)
         for name, module in model.named_modules():
-            hooks.callback(module.register_forward_hook(output_check(name)).remove)
+            hooks.callback(module.register_forward_hook(partial(check_output, name)).remove)
         yield
 
 
@@ -69,19 +70,15 @@ def check_inputs(module: nn.Module, args: tuple, kwargs: dict):
             )
 
 
-def output_check(name: str):
-    """A forward hook for the module of this name in the model."""
-
-    def check_output(module: nn.Module, args: tuple, output):
-        for tensor in tensors_in(output):
-            if not is_finite(tensor):
-                raise FloatingPointError(
-                    f"{name or 'The model'} ({type(module).__name__}) is the first layer whose output is not "
-                    f"finite (NaN, inf), in {tensor.dtype}; what went in was. With torch.float16 they are too "
-                    "large for it: load the model with dtype=torch.bfloat16 or torch.float32."
-                )
-
-    return check_output
+def check_output(name: str, module: nn.Module, args: tuple, output):
+    """Raise a FloatingPointError that names a module if its output is not finite; `name` is its own in the model."""
+    for tensor in tensors_in(output):
+        if not is_finite(tensor):
+            raise FloatingPointError(
+                f"{name or 'The model'} ({type(module).__name__}) is the first layer whose output is not "
+                f"finite (NaN, inf), in {tensor.dtype}; what went in was. With torch.float16 they are too "
+                "large for it: load the model with dtype=torch.bfloat16 or torch.float32."
+            )
 
 
 def tensors_in(value) -> Iterator[torch.Tensor]:

@@ -228,9 +228,7 @@ def draw_legend(kinds: dict[tuple[Token, ...], list[int]], frame_side: int) -> I
 
 
 def swatch(colour: tuple[int, int, int]) -> Image.Image:
-    picture = Image.new("RGB", (16, 16), colour)
-    ImageDraw.Draw(picture).rectangle((0, 0, 15, 15), outline=INK)
-    return picture
+    return ImageOps.expand(Image.new("RGB", (14, 14), colour), border=1, fill=INK)
 
 
 def write(text: str, size: int = 14) -> Image.Image:
@@ -243,11 +241,7 @@ def write(text: str, size: int = 14) -> Image.Image:
 
 def labelled(text: str, picture: Image.Image) -> Image.Image:
     """A picture under its label, at least as wide as a cell."""
-    label = write(text)
-    paper = Image.new("RGB", (max(CELL, label.width, picture.width), label.height + picture.height), PAPER)
-    paper.paste(label)
-    paper.paste(picture, (0, label.height))
-    return paper
+    return column([Image.new("RGB", (CELL, 0)), write(text), picture], gap=0)
 
 
 def column(pictures: list[Image.Image], gap: int = GAP) -> Image.Image:
@@ -261,10 +255,6 @@ def column(pictures: list[Image.Image], gap: int = GAP) -> Image.Image:
 
 
 def row(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures beside each other."""
-    size = sum(p.width + GAP for p in pictures) - GAP, max(p.height for p in pictures)
-    paper, left = Image.new("RGB", size, PAPER), 0
-    for picture in pictures:
-        paper.paste(picture, (left, 0))
-        left += picture.width + GAP
-    return paper
+    """Pictures beside each other: a column, with rows and columns of pixels exchanged."""
+    exchange = Image.Transpose.TRANSPOSE
+    return column([picture.transpose(exchange) for picture in pictures]).transpose(exchange)
