@@ -1,4 +1,4 @@
-"""Carrying out a conversion: original checkpoint to ours (`convert`) and back (`convert_to_original`).
+"""Carrying out a conversion: original checkpoint to ours, or back.
 
 Both stream: whatever the size of the model, no more than some tens of megabytes of it are in memory (for `.bin` files,
 what the operating system keeps of the one that is being read).
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_next_video.conversion.plan import Plan
-from llava_next_video.conversion.planned_tensors import PlannedTensor
 from llava_next_video.conversion.to_original import PlanToOriginal
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.writing import split_into_shards, verify, write_tensors
@@ -42,12 +41,15 @@ class Report:
 
 
 def convert(
-    plan: Plan, destination: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES, show: bool = False
+    plan: Plan | PlanToOriginal,
+    destination: str | Path,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    show: bool = False,
 ) -> Report:
     """Write a planned conversion to a new folder.
 
     Args:
-        plan: made by `plan_conversion`.
+        plan: made by `plan_conversion` or `plan_conversion_to_original`.
         destination: a folder that does not exist yet, or is empty.
         max_shard_bytes: largest file of weights.
         show: whether to draw progress bars.
@@ -56,48 +58,37 @@ def convert(
         WritingError: the destination exists, the disk is too small, or what was written does not read back the same.
         CheckpointError: a file of the source is damaged.
     """
-
-    def write_settings(folder: Path):
-        kept = folder / ORIGINAL_FOLDER
-        kept.mkdir()
-        copy_matching(plan.folder, kept, TOKENIZER_FILES)
-        plan.processor.save_pretrained(folder)
-        plan.generation_config.save_pretrained(folder)
-        plan.config.save_pretrained(folder)
-
-    return write_checkpoint(plan.tensors, write_settings, destination, max_shard_bytes, show)
-
-
-def convert_to_original(
-    plan: PlanToOriginal, destination: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES, show: bool = False
-) -> Report:
-    """Write one of our checkpoints in the original's format; arguments and errors as for `convert`."""
-
-    def write_settings(folder: Path):
-        kept = plan.folder / ORIGINAL_FOLDER
-        copy_matching(kept if kept.is_dir() else plan.folder, folder, TOKENIZER_FILES)
-        (folder / "config.json").write_text(json.dumps(plan.config, indent=2, sort_keys=True))
-
-    return write_checkpoint(plan.tensors, write_settings, destination, max_shard_bytes, show)
-
-
-def write_checkpoint(
-    tensors: list[PlannedTensor], write_settings, destination: str | Path, max_shard_bytes: int, show: bool
-) -> Report:
-    """Write weights, then whatever `write_settings` writes into the folder, and give the folder its name."""
     start = time.monotonic()
     destination = resolved(destination)
-    num_bytes = sum(tensor.num_bytes for tensor in tensors)
+    num_bytes = sum(tensor.num_bytes for tensor in plan.tensors)
     check_destination(destination, num_bytes)
-    shards = split_into_shards(tensors, max_shard_bytes)
+    shards = split_into_shards(plan.tensors, max_shard_bytes)
     try:
         with appearing_at_once(destination) as folder:
             checksums = write_tensors(folder, shards, show)
             verify(folder, shards, checksums, show)
-            write_settings(folder)
+            if isinstance(plan, Plan):
+                write_settings(plan, folder)
+            else:
+                write_original_settings(plan, folder)
     finally:
         load_pickle.cache_clear()
-    return Report(destination, len(tensors), num_bytes, len(shards), time.monotonic() - start)
+    return Report(destination, len(plan.tensors), num_bytes, len(shards), time.monotonic() - start)
+
+
+def write_settings(plan: Plan, folder: Path):
+    kept = folder / ORIGINAL_FOLDER
+    kept.mkdir()
+    copy_matching(plan.folder, kept, TOKENIZER_FILES)
+    plan.processor.save_pretrained(folder)
+    plan.generation_config.save_pretrained(folder)
+    plan.config.save_pretrained(folder)
+
+
+def write_original_settings(plan: PlanToOriginal, folder: Path):
+    kept = plan.folder / ORIGINAL_FOLDER
+    copy_matching(kept if kept.is_dir() else plan.folder, folder, TOKENIZER_FILES)
+    (folder / "config.json").write_text(json.dumps(plan.config, indent=2, sort_keys=True))
 
 
 def copy_matching(source: Path, destination: Path, patterns: list[str]):

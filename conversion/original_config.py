@@ -7,26 +7,20 @@ llava/model/language_model/, `get_anyres_image_grid_shape` in llava/mm_utils.py.
 import ast
 import re
 
-from llava_next_video.hub.recipes import DEFAULT_RECIPES, Recipe
+from llava_next_video.hub.recipes import DEFAULT_RECIPES, MODEL_FACTS, Recipe
 from llava_next_video.modeling.checkpoint_settings import quoted
 from llava_next_video.modeling.configuration_llava_next_video import ASPECT_RATIO, MAX_GRID_PINPOINTS
 
 
-# model_type, or the architecture where a configuration says only "llava", and the language model's type.
-LANGUAGE_MODELS = {
-    "llava_qwen": "qwen2",
-    "llava_llama": "llama",
-    "llava_mistral": "mistral",
-    "LlavaQwenForCausalLM": "qwen2",
-    "LlavaLlamaForCausalLM": "llama",
-    "LlavaMistralForCausalLM": "mistral",
-}
+# The language model's type, and what the original calls a model with it.
 ORIGINAL_TYPES = {"qwen2": "llava_qwen", "llama": "llava_llama", "mistral": "llava_mistral"}
 ARCHITECTURES = {
     "qwen2": "LlavaQwenForCausalLM",
     "llama": "LlavaLlamaForCausalLM",
     "mistral": "LlavaMistralForCausalLM",
 }
+# The way back, from a model_type, or the architecture where a configuration says only "llava".
+LANGUAGE_MODELS = {name: kind for names in (ORIGINAL_TYPES, ARCHITECTURES) for kind, name in names.items()}
 
 # Keys of the language model, the same on both sides, in `text_config` of ours.
 TEXT_KEYS = (
@@ -214,22 +208,19 @@ def our_config(config: dict, recipe: Recipe, rope_factor: float, vision_config: 
         "vision_feature_select_strategy": "full" if is_siglip else "default",
         "image_aspect_ratio": config.get("image_aspect_ratio") or "square",
         "image_grid_pinpoints": grid_pinpoints(config, vision_config["image_size"]),
-        "spatial_pool_mode": recipe.spatial_pool_mode,
-        "spatial_pool_stride": recipe.spatial_pool_stride,
-        "spatial_pool_position": recipe.spatial_pool_position,
-        "video_newline_position": recipe.video_newline_position,
+        **{fact: getattr(recipe, fact) for fact in MODEL_FACTS},
         "slow_frame_stride": slow_frame_stride(config),
         "tie_word_embeddings": config.get("tie_word_embeddings", False),
     }
 
 
-def original_config(config, vision_tower: str, base: dict | None = None) -> dict:
+def original_config(config, vision_tower: str, base: dict) -> dict:
     """The original's configuration for one of ours.
 
     Args:
         config: a `LlavaNextVideoConfig`.
         vision_tower: value of `mm_vision_tower`.
-        base: the configuration that the checkpoint was once converted from; its other keys are kept.
+        base: the configuration that the checkpoint was once converted from, or an empty one; its other keys are kept.
     """
     text = config.text_config
     known = {key: getattr(text, key) for key in TEXT_KEYS if hasattr(text, key)}
@@ -244,9 +235,8 @@ def original_config(config, vision_tower: str, base: dict | None = None) -> dict
         "mm_tunable_parts": "mm_vision_tower,mm_mlp_adapter,mm_language_model",
         "tokenizer_padding_side": "right",
         "use_mm_proj": True,
-        **(base or {}),
-        **({} if base else known),
-        "vocab_size": text.vocab_size,
+        **(base or known),
+        "vocab_size": min(base["vocab_size"], text.vocab_size) if base else text.vocab_size,
         "model_type": ORIGINAL_TYPES[text.model_type],
         "architectures": [ARCHITECTURES[text.model_type]],
         "torch_dtype": str(config.dtype).removeprefix("torch."),
@@ -254,7 +244,7 @@ def original_config(config, vision_tower: str, base: dict | None = None) -> dict
         "rope_scaling": {"type": "linear", "factor": rope["factor"]} if linear else None,
         "mm_vision_tower": vision_tower,
         "mm_hidden_size": config.vision_config.hidden_size,
-        "mm_vision_select_layer": (base or {}).get("mm_vision_select_layer", -2),
+        "mm_vision_select_layer": base.get("mm_vision_select_layer", -2),
         "image_aspect_ratio": config.image_aspect_ratio,
         "image_grid_pinpoints": [[width, height] for height, width in config.image_grid_pinpoints],
         "mm_spatial_pool_mode": config.spatial_pool_mode,

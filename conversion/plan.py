@@ -35,10 +35,6 @@ class Plan(Settings):
     tensors: list[PlannedTensor]
     dropped: dict[str, str]
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(tensor.num_bytes for tensor in self.tensors)
-
 
 def plan_conversion(
     source: str,

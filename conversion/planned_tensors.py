@@ -64,37 +64,44 @@ def rename_all(
     stored: dict[str, StoredTensor], config: LlavaNextVideoConfig
 ) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Give every tensor of an original checkpoint its new name, or leave it out with a reason."""
-    sources, dropped = {}, {}
-    unused = {
-        "model.faster_token": (config.slow_frame_stride is None, "the checkpoint's videos are not slow-fast"),
-        "lm_head.weight": (config.tie_word_embeddings, "the same tensor as the embeddings"),
-    }
-    for name, tensor in sorted(stored.items(), key=lambda item: "vision_resampler" in item[0]):
-        new_name, reason = rename(name, {**RENAMED, **SECOND_NAMES}, DROPPED)
-        if new_name is not None and unused.get(new_name, (False,))[0]:
-            new_name, reason = None, unused[new_name][1]
-        elif new_name in sources:
-            check_equal(sources[new_name], tensor)
-            new_name, reason = None, f"the same tensor as {sources[new_name].name}"
-        if new_name is None:
-            dropped[name] = reason
-        else:
-            sources[new_name] = tensor
-    return sources, dropped
+    unused = {}
+    if config.slow_frame_stride is None:
+        unused["model.faster_token"] = "the checkpoint's videos are not slow-fast"
+    if config.tie_word_embeddings:
+        unused["lm_head.weight"] = "the same tensor as the embeddings"
+    second_names_last = dict(sorted(stored.items(), key=lambda item: "vision_resampler" in item[0]))
+    return rename_used(second_names_last, {**RENAMED, **SECOND_NAMES}, DROPPED, unused)
 
 
 def rename_tower(
     stored: dict[str, StoredTensor], config: LlavaNextVideoConfig
 ) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Give the tensors of a vision tower's own repository their new names."""
+    last_layer = f"{TOWER_PREFIX}encoder.layers.{config.vision_config.num_hidden_layers}."
+    unused = {last_layer: "the original cuts the last layer off a SigLIP tower"}
+    return rename_used(stored, TOWER_RENAMED, TOWER_DROPPED, unused)
+
+
+def rename_used(
+    stored: dict[str, StoredTensor], renamed: dict[str, str], left_out: dict[str, str], unused: dict[str, str]
+) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Give tensors their new names by the tables of `rename`, or leave them out with a reason.
+
+    Args:
+        unused: beginnings of new names that the result does not have, and why.
+
+    Returns:
+        The tensors by their new names, and the names of those that were left out with the reasons.
+    """
     sources, dropped = {}, {}
-    num_layers = config.vision_config.num_hidden_layers
-    last_layer = f"{TOWER_PREFIX}encoder.layers.{num_layers}."
     for name, tensor in stored.items():
-        new_name, reason = rename(name, TOWER_RENAMED, TOWER_DROPPED)
-        if new_name is not None and new_name.startswith(last_layer):
-            new_name, reason = None, "the original cuts the last layer off a SigLIP tower"
-        if new_name is None:
+        new_name, reason = rename(name, renamed, left_out)
+        if new_name is not None:
+            reason = next((why for beginning, why in unused.items() if new_name.startswith(beginning)), "")
+        if not reason and new_name in sources:
+            check_equal(sources[new_name], tensor)
+            reason = f"the same tensor as {sources[new_name].name}"
+        if reason:
             dropped[name] = reason
         else:
             sources[new_name] = tensor

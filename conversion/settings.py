@@ -21,7 +21,7 @@ from llava_next_video.conversion.tokenizer import (
 )
 from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower, tower_of_checkpoint
 from llava_next_video.hub.checkpoint_folders import local_folder
-from llava_next_video.hub.recipes import FROM_DEFAULTS, Recipe, find_released, resolve
+from llava_next_video.hub.recipes import FROM_DEFAULTS, VIDEO_FACTS, Recipe, find_released, resolve
 from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.modeling.visual_grid import rope_factor_for
@@ -125,7 +125,7 @@ def translate_settings(
         config,
         tokenizer,
         pixels=tower.processor_settings,
-        videos={name: getattr(recipe, name) for name in ("num_frames", "frame_sampling", "time_instruction")},
+        videos={name: getattr(recipe, name) for name in VIDEO_FACTS},
         chat_template=read_template(recipe.chat_template),
         space_after_visuals=begins_words_with_space(tokenizer),
     )

@@ -28,10 +28,6 @@ class PlanToOriginal:
     config: dict
     tensors: list[PlannedTensor]
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(tensor.num_bytes for tensor in self.tensors)
-
 
 def plan_conversion_to_original(
     source: str, vision_tower: str | None = None, dtype: torch.dtype | None = None
@@ -79,12 +75,9 @@ def original_settings(
     if dtype is not None:
         config.dtype = dtype
     kept = folder / "original" / "config.json"
-    base = read_json(kept) if kept.is_file() else None
-    tower = vision_tower or (base or {}).get("mm_vision_tower") or known_tower(config)
-    original = original_config(config, tower, base)
-    if base is not None:
-        original["vocab_size"] = min(base["vocab_size"], config.text_config.vocab_size)
-    return original
+    base = read_json(kept) if kept.is_file() else {}
+    tower = vision_tower or base.get("mm_vision_tower") or known_tower(config)
+    return original_config(config, tower, base)
 
 
 def known_tower(config: LlavaNextVideoConfig) -> str:

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import image_utils
+
 from llava_next_video.hub.checkpoint_folders import local_folder
 from llava_next_video.hub.recipes import CLIP, SIGLIP
 from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json
@@ -21,33 +23,16 @@ class VisionTower:
     Args:
         name: Hub id or folder.
         config: `vision_config` of our configuration.
-        mean, std: of each colour channel, for normalising pixels of 0..1.
+        processor_settings: those that image and video processors share.
     """
 
     name: str
     config: dict
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @property
-    def processor_settings(self) -> dict:
-        """Settings that image and video processors share: CLIP crops the middle, SigLIP squashes to a square."""
-        side = self.config["image_size"]
-        square = {"height": side, "width": side}
-        cropped = self.config["model_type"] == "clip_vision_model"
-        return {
-            "size": {"shortest_edge": side} if cropped else square,
-            "crop_size": square,
-            "do_center_crop": cropped,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
-        }
+    processor_settings: dict
 
 
 MAX_NAME_LENGTH = 256  # of a tower, as a checkpoint names it
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-CLIP_COLOURS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-SIGLIP_COLOURS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 KNOWN = {
     CLIP: {
@@ -125,13 +110,22 @@ def make_vision_tower(name: str, config: dict, preprocessing: dict, model_type: 
     if config["model_type"] == "siglip_vision_model":
         # LLaVA deletes the last layer and the pooling head.
         config = {**config, "num_hidden_layers": config["num_hidden_layers"] - 1, "vision_use_head": False}
-        colours = SIGLIP_COLOURS
+        usual_colours = (image_utils.IMAGENET_STANDARD_MEAN, image_utils.IMAGENET_STANDARD_STD)
     elif config["model_type"] == "clip_vision_model":
-        colours = CLIP_COLOURS
+        usual_colours = (image_utils.OPENAI_CLIP_MEAN, image_utils.OPENAI_CLIP_STD)
     else:
         raise ValueError(
             f"The vision tower {name!r} has model_type {quoted(config['model_type'])}; LLaVA-NeXT-Video has a CLIP or "
             "a SigLIP tower. Give the right one with vision_tower (--vision-tower)."
         )
-    mean, std = (preprocessing.get(key, usual) for key, usual in zip(("image_mean", "image_std"), colours))
-    return VisionTower(name, config, tuple(mean), tuple(std))
+    side, crops = config["image_size"], config["model_type"] == "clip_vision_model"
+    square = {"height": side, "width": side}
+    mean, std = (preprocessing.get(key, usual) for key, usual in zip(("image_mean", "image_std"), usual_colours))
+    processor_settings = {
+        "size": {"shortest_edge": side} if crops else square,  # SigLIP squashes to a square
+        "crop_size": square,
+        "do_center_crop": crops,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+    return VisionTower(name, config, processor_settings)

@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from llava_next_video.hub.recipes import RELEASED, Recipe, Released, find_released
+from llava_next_video.hub.recipes import MODEL_FACTS, RELEASED, VIDEO_FACTS, Recipe, Released, find_released
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import CHAT_TEMPLATES, LlavaNextVideoProcessor
 
@@ -168,10 +168,8 @@ def published_figures(
 
 def matches_recipe(recipe: Recipe, config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> bool:
     """Whether a checkpoint pools, lays out and samples videos as a recipe says, in what the recipe says."""
-    from_config = ("spatial_pool_mode", "spatial_pool_stride", "spatial_pool_position", "video_newline_position")
-    from_processor = ("num_frames", "frame_sampling", "time_instruction")
-    facts = {fact: getattr(config, fact) for fact in from_config}
-    facts |= {fact: getattr(processor.video_processor, fact) for fact in from_processor}
+    facts = {fact: getattr(config, fact) for fact in MODEL_FACTS}
+    facts |= {fact: getattr(processor.video_processor, fact) for fact in VIDEO_FACTS}
     return all(getattr(recipe, fact) in (None, value) for fact, value in facts.items())
 
 

@@ -39,6 +39,9 @@ class Recipe:
 
 
 FACTS = tuple(fact.name for fact in fields(Recipe))
+# Those that are settings of the model, and of its video processor.
+MODEL_FACTS = ("spatial_pool_mode", "spatial_pool_stride", "spatial_pool_position", "video_newline_position")
+VIDEO_FACTS = ("num_frames", "frame_sampling", "time_instruction")
 
 
 @dataclass(frozen=True)
