@@ -103,14 +103,20 @@ def check_no_placeholders(mask: torch.Tensor, cache: Cache | None, modality: str
         )
 
 
-def warn_beyond_context(num_tokens: int, text_config: PreTrainedConfig):
-    """Warn, once, about a prompt that is longer than what the language model was trained on."""
-    if torch.compiler.is_compiling():
-        return
+def context_length(text_config: PreTrainedConfig) -> int | None:
+    """Tokens that the language model was trained on, stretched as its positions are; None where there is no limit."""
     rope = getattr(text_config, "rope_parameters", None) or {}  # not every language model has rotary positions,
     context = getattr(text_config, "max_position_embeddings", None)  # or a limit
     if context is not None and rope.get("rope_type") == "linear":
         context = int(context * rope["factor"])
+    return context
+
+
+def warn_beyond_context(num_tokens: int, text_config: PreTrainedConfig):
+    """Warn, once, about a prompt that is longer than what the language model was trained on."""
+    if torch.compiler.is_compiling():
+        return
+    context = context_length(text_config)
     if context is not None and num_tokens > context:
         logger.warning_once(
             f"A prompt has more than the {context} tokens that the language model was trained on; answers get worse "

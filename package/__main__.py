@@ -21,6 +21,7 @@ COMMANDS = {
     "chat": "llava_next_video.ask_and_chat:chat",
     "convert": "llava_next_video.conversion.command:run",
     "export": "llava_next_video.hub.export:run",
+    "serve": "llava_next_video.serving.transformers_serve:serve",
 }
 SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -70,6 +71,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             description="Write a checkpoint with the code that loads it, for people who have only transformers.",
         )
     )
+    add_serve_arguments(
+        commands.add_parser(
+            "serve",
+            help="answer requests over HTTP",
+            description="Answer questions about videos over HTTP, as OpenAI's chat completions and responses do.",
+        )
+    )
     return parser.parse_args(arguments)
 
 
@@ -95,6 +103,11 @@ def add_model_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--num-frames", type=int, help="frames to look at (default: the checkpoint's)")
     parser.add_argument("--frames", metavar="PICTURE", help="save a picture of the frames that the model sees (.png)")
     parser.add_argument("--max-new-tokens", type=int, default=256, help="longest answer, in tokens (default: 256)")
+    add_loading_arguments(parser)
+
+
+def add_loading_arguments(parser: argparse.ArgumentParser):
+    """Describe how a model is loaded."""
     parser.add_argument(
         "--device", type=device, help="cpu, cuda, cuda:1, mps, ... (default: the first accelerator, or cpu)"
     )
@@ -154,6 +167,45 @@ def add_export_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--dry-run", action="store_true", help="only say what would be written: files, sizes")
 
 
+def add_serve_arguments(parser: argparse.ArgumentParser):
+    """Describe the command line of `serve`."""
+    parser.set_defaults(demo_checkpoint=DEMO_CHECKPOINT)
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="folder or Hub id of a checkpoint, which clients call so too (default: the embedded one, which knows only "
+        "moving coloured shapes, as 'demo')",
+    )
+    parser.add_argument("--host", default="localhost", help="address to listen at (default: localhost, this machine)")
+    parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
+    parser.add_argument("--num-frames", type=int, help="frames to look at in each video (default: the checkpoint's)")
+    add_loading_arguments(parser)
+    strangers = parser.add_argument_group("what clients may do")
+    strangers.add_argument(
+        "--allowed-media-folder",
+        metavar="DIR",
+        type=Path,
+        help="folder whose files clients may name (default: none, and clients send videos or URLs)",
+    )
+    strangers.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="let URLs lead to this machine and the local network (default: to public addresses only)",
+    )
+    strangers.add_argument(
+        "--max-body-size", type=parse_size, default=128 * 10**6, help="largest request (default: 128MB)"
+    )
+    strangers.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        type=parse_limit,
+        help="one of ReadingLimits, as in max_decode_seconds=20 or max_fetched_bytes=50MB; may be repeated",
+    )
+
+
 def device(name: str):
     """A `torch.device`; torch is imported when somebody names one.
 
@@ -178,6 +230,18 @@ def parse_size(text: str) -> int:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; write it like 5GB or 200MiB")
     return int(float(match[1]) * SIZES[match[2]])
+
+
+def parse_limit(text: str) -> tuple[str, int]:
+    """The name of a limit, and its number.
+
+    >>> parse_limit("max_fetched_bytes=50MB")
+    ('max_fetched_bytes', 50000000)
+    """
+    name, equals, number = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a limit; write it like max_decode_seconds=20")
+    return name, parse_size(number)
 
 
 def parse_factor(text: str) -> float | str:

@@ -1,0 +1,85 @@
+"""What a request to the server may have in its fields, besides the chat itself.
+
+transformers' server converts some fields, ignores others and lets a checkpoint's settings be replaced. Here a value of
+another type is an error that names the field, and so is a field that would ask for another answer than is given.
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llava_next_video.processing.frame_sampling import SamplingRule
+
+
+class Sampling(BaseModel):
+    """Arguments of the processor that clients may choose. Others would be sizes, templates, code of templates."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    num_frames: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    frame_sampling: SamplingRule | None = None
+    time_instruction: bool | None = None
+
+
+class RequestFields(BaseModel):
+    """Fields of both interfaces. Fields that stand here as None or with one value are not supported otherwise."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: str | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    tools: list[dict] | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: Sampling | None = None
+    generation_config: None = None
+
+
+Tokens = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class ChatFields(RequestFields):
+    """A request to /v1/chat/completions."""
+
+    messages: list[dict]
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    frequency_penalty: Annotated[float, Field(gt=-1, le=2)] | None = None
+    logit_bias: dict[str, float] | None = None
+    stop: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1, max_length=16)] | None = None
+    n: Literal[1] | None = None
+    logprobs: Literal[False] | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = None
+
+
+class ResponsesFields(RequestFields):
+    """A request to /v1/responses."""
+
+    input: str | list[dict]
+    instructions: str | None = None
+    max_output_tokens: Tokens | None = None
+    previous_response_id: None = None
+    background: Literal[False] | None = None
+
+
+def checked_fields(body: Any, fields: type[RequestFields]) -> dict:
+    """The body of a request without the fields that are null, if its fields are right.
+
+    Raises:
+        ValueError: it is no JSON object, or a field is wrong; names it.
+    """
+    if not isinstance(body, dict):
+        raise ValueError(f"The request is a JSON {type(body).__name__}. It has to be an object with fields.")
+    try:
+        fields.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(step) for step in first["loc"])
+        raise ValueError(
+            f"The request has {json.dumps(first['input'])[:100]} where {place} belongs: {first['msg']}."
+        ) from None
+    return {name: value for name, value in body.items() if value is not None}

@@ -1,0 +1,222 @@
+"""transformers' own handlers of chat completions and responses, for one model of ours that strangers ask.
+
+What is added, each where transformers has a place for it:
+
+* Fields and chats are checked, and videos and pictures are read in other threads, before transformers' handlers see
+  them: these would read in the server's one event loop, where a slow address stops every client.
+* Generation ends where the model's context ends, and when the client of an answer that is not streamed has left.
+* The checkpoint decides how many frames are read, where transformers reads 32.
+"""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, StoppingCriteria, StoppingCriteriaList
+from transformers.cli.serving.chat_completion import ChatCompletionHandler
+from transformers.cli.serving.model_manager import ModelManager
+from transformers.cli.serving.response import ResponseHandler
+from transformers.cli.serving.utils import BaseGenerateManager, GenerateManager, GenerationState
+
+from llava_next_video.modeling.model_inputs import context_length
+from llava_next_video.processing.chat_messages import shortened
+from llava_next_video.processing.checked_settings import check_pixel_settings
+from llava_next_video.processing.processing_llava_next_video import LlavaNextVideoProcessor
+from llava_next_video.reading.limits import ReadingLimits
+from llava_next_video.serving.client_media import ClientMedia
+from llava_next_video.serving.request_fields import ChatFields, ResponsesFields, checked_fields
+
+
+class OneModel(ModelManager):
+    """transformers' manager of models, with one model that is loaded at the start and stays.
+
+    Args:
+        checkpoint: folder or Hub id.
+        name: what clients call it.
+        limits: of reading what clients send.
+        num_frames: frames of a video, or None: the checkpoint's number.
+        kwargs: `device`, `dtype` and `attn_implementation`, as of transformers' manager.
+
+    Raises:
+        ValueError: the checkpoint is of another model, or an argument is impossible.
+    """
+
+    def __init__(self, checkpoint: str, name: str, limits: ReadingLimits, num_frames: int | None = None, **kwargs):
+        self.checkpoint, self.limits, self.num_frames = checkpoint, limits, num_frames
+        super().__init__(force_model=name, **kwargs)
+
+    @staticmethod
+    def process_model_name(model_id: str) -> str:
+        return model_id  # without a revision: the name need not be one of the Hub
+
+    def _load_processor(self, *args, **kwargs) -> LlavaNextVideoProcessor:
+        processor = AutoProcessor.from_pretrained(self.checkpoint)
+        if not isinstance(processor, LlavaNextVideoProcessor):
+            raise ValueError(
+                f"{self.checkpoint} is no checkpoint of LLaVA-NeXT-Video: its processor is a "
+                f"{type(processor).__name__}. `transformers serve` serves other models."
+            )
+        processor.video_processor.limits = processor.image_processor.limits = self.limits
+        if self.num_frames is not None:
+            check_pixel_settings({"num_frames": self.num_frames})
+            processor.video_processor.num_frames = self.num_frames
+        return processor
+
+    def _load_model(self, *args, **kwargs):
+        return AutoModelForImageTextToText.from_pretrained(
+            self.checkpoint, dtype=self.dtype, device_map=self.device, attn_implementation=self.attn_implementation
+        )
+
+    def list_models(self, cache_dir: str | None = None) -> list[dict]:
+        return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "llava-next-video"}]
+
+
+class ClientLeft(StoppingCriteria):
+    """Stops generation once nobody waits for the answer."""
+
+    def __init__(self):
+        self.left = threading.Event()
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.left.is_set(), device=input_ids.device)  # (B,)
+
+
+class GenerateInContext(GenerateManager):
+    """transformers' thread of generation, which no prompt occupies for longer than the model's context."""
+
+    def generate_streaming(self, model, processor, inputs, gen_config, *args, **kwargs):
+        end_with_context(model, inputs, gen_config)
+        return super().generate_streaming(model, processor.tokenizer, inputs, gen_config, *args, **kwargs)
+
+    async def generate_non_streaming(self, model, processor, inputs, gen_config, *args, **kwargs):
+        end_with_context(model, inputs, gen_config)
+        client = ClientLeft()
+        inputs = {**inputs, "stopping_criteria": StoppingCriteriaList([client])}
+        generating = asyncio.ensure_future(
+            super().generate_non_streaming(model, processor.tokenizer, inputs, gen_config, *args, **kwargs)
+        )
+        try:
+            return await asyncio.shield(generating)  # the thread reports to it in any case
+        except asyncio.CancelledError:
+            client.left.set()
+            raise
+
+
+def end_with_context(model, inputs: dict, gen_config):
+    """Let generation end where the model's context does.
+
+    Raises:
+        ValueError: the prompt alone is longer.
+    """
+    context = context_length(model.config.text_config)
+    num_tokens = inputs["input_ids"].shape[-1]
+    if context is None:
+        return
+    if num_tokens >= context:
+        raise ValueError(
+            f"The prompt has {num_tokens} tokens, and prompt and answer together may have {context}. Send fewer or "
+            "shorter videos and texts, or take fewer frames: 'chat_template_kwargs': {'num_frames': ...}."
+        )
+    gen_config.max_new_tokens = min(gen_config.max_new_tokens or context, context - num_tokens)
+
+
+class OneThread(GenerationState):
+    """transformers' state of generation, with one thread."""
+
+    def __init__(self):
+        super().__init__()
+        self.manager = GenerateInContext()
+
+    def get_manager(self, model_id: str, use_cb: bool = False) -> BaseGenerateManager:
+        return self.manager
+
+
+class ReadsMediaFirst:
+    """Goes in front of one of transformers' handlers."""
+
+    def __init__(self, media: ClientMedia, **kwargs):
+        # Instead of the 32 frames that transformers' handlers ask for: none, which is the checkpoint's number.
+        super().__init__(chat_template_kwargs={"num_frames": None}, **kwargs)
+        self.media = media
+
+    def check(self, body: dict):
+        """Refuse fields that the interface does not have, and other models, before anything is read."""
+        self._validate_request(body)
+        _, model, _ = self._resolve_model(body)
+        if bias := body.get("logit_bias"):
+            body["logit_bias"] = checked_bias(bias, model.config.text_config.vocab_size)
+
+    def _build_generation_config(self, body: dict, *args, **kwargs):
+        config = super()._build_generation_config(body, *args, **kwargs)
+        if body.get("temperature"):  # transformers would leave a checkpoint that does not sample as it is
+            config.do_sample = True
+        return config
+
+
+def checked_bias(bias: dict[str, float], vocabulary: int) -> dict[int, float]:
+    """How much is added to the scores of tokens, by their ids, as `generate` takes it."""
+    if wrong := [token for token in bias if not token.isdecimal() or not int(token) < vocabulary]:
+        raise ValueError(
+            f"The request has logit_bias for {shortened(wrong)}. Its names have to be ids of tokens, from 0 to "
+            f"{vocabulary - 1}."
+        )
+    return {int(token): float(added) for token, added in bias.items()}
+
+
+class ChatCompletions(ReadsMediaFirst, ChatCompletionHandler):
+    """/v1/chat/completions."""
+
+    async def handle_request(self, body: dict, request_id: str):
+        body = checked_fields(body, ChatFields)
+        if "max_completion_tokens" in body:  # transformers 5.20 ignores it under this name
+            body["max_tokens"] = body.pop("max_completion_tokens")
+        self.check(body)
+        body["messages"] = await self.media.read(body["messages"], body.get("chat_template_kwargs", {}))
+        return await super().handle_request(body, request_id)
+
+
+class ResponsesParameters(ResponseHandler._valid_params_class, total=False):
+    """The fields of a request, and how its videos are sampled, which transformers has for chat completions only."""
+
+    chat_template_kwargs: dict
+
+
+class Responses(ReadsMediaFirst, ResponseHandler):
+    """/v1/responses."""
+
+    _valid_params_class = ResponsesParameters
+
+    async def handle_request(self, body: dict, request_id: str):
+        body = {"stream": False, **checked_fields(body, ResponsesFields)}  # OpenAI's default; transformers' is True
+        self.check(body)
+        messages = await self.media.read(messages_of(body), body.get("chat_template_kwargs", {}))
+        return await super().handle_request({**body, "input": messages}, request_id)
+
+    @staticmethod
+    def _normalize_input(body: dict) -> list[dict]:
+        return body["input"]  # by `handle_request`
+
+
+def messages_of(body: dict) -> list[dict]:
+    """The chat in a request to /v1/responses: a text, the parts of one message, or messages.
+
+    Raises:
+        ValueError: it has something else in it.
+    """
+    items = body["input"] if isinstance(body["input"], list) else []
+    without_role = [item for item in items if "role" not in item]
+    if without_role and len(without_role) < len(items):
+        raise ValueError(
+            f"The input has an item of type {without_role[0].get('type')!r} among its messages. LLaVA-NeXT-Video calls "
+            "no functions; send messages, each with a role."
+        )
+    return ResponseHandler._normalize_input(body)
+
+
+def handlers_of(manager: OneModel, allowed_folder: Path | None) -> tuple[ChatCompletions, Responses]:
+    """The handlers of a model that is loaded."""
+    _, processor = manager.load_model_and_processor(manager.force_model)
+    media = ClientMedia(processor, allowed_folder)
+    shared = {"media": media, "model_manager": manager, "generation_state": OneThread()}
+    return ChatCompletions(**shared), Responses(**shared)
