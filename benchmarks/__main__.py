@@ -6,18 +6,17 @@ printed and, with the plot, written next to this file.
 
 import argparse
 import os
-import re
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import av
 import torch
 
 from benchmarks import absolute, answers, importing, pixels, reading, report, tracing, vision
 from benchmarks.clips import DEFAULT_FOLDER
 from benchmarks.comparison import Comparison, Setting, peak_of, run
+from benchmarks.ffmpeg_of_pyav import link_libraries
 
 
 MODULES = (reading, pixels, vision, answers, importing)
@@ -26,24 +25,11 @@ TRACING = "tracing"
 
 
 def lend_ffmpeg_to_torchcodec():
-    """Start again with the FFmpeg of PyAV's wheel under the names that torchcodec looks for, where there is none.
-
-    The wheel's libraries carry a checksum in their names (libavcodec-5e6b81c2.so.62.28.102 for libavcodec.so.62), and
-    the loader reads its search path only when a process starts.
-    """
-    bundled = Path(av.__file__).parents[1] / "av.libs"
-    if find_spec("torchcodec") is None or not bundled.is_dir():
-        return
+    """Start again with the FFmpeg of PyAV's wheel where torchcodec finds it."""
     links = DEFAULT_FOLDER / "ffmpeg-of-pyav"
     paths = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    if str(links) in paths:
+    if find_spec("torchcodec") is None or str(links) in paths or link_libraries(links) is None:
         return
-    links.mkdir(parents=True, exist_ok=True)
-    for library in bundled.iterdir():
-        for name in (library.name, re.sub(r"-[0-9a-f]{8}(\.so\.\d+).*", r"\1", library.name)):
-            link = links / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(library)
     os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, [*paths, str(links)]))
     os.execv(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]])
 

@@ -1,6 +1,6 @@
 """What users may pass to the pipeline: videos and questions, prompts, chats, tables; arguments; an assistant model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import GeneratorType
@@ -9,6 +9,9 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedModel, ProcessorMixin
 from transformers.utils.chat_template_utils import Chat
 from transformers.video_utils import is_valid_video
+
+from ..processing.video_inputs import is_frame
+from .dataset_rows import without_datasets
 
 
 PREPROCESS_ARGUMENTS = ("continue_final_message", "on_error")
@@ -27,29 +30,6 @@ OWN_ARGUMENTS = {
     "vision_feature_layer",
     "vision_feature_select_strategy",
 }
-
-SEQUENCES_BUT_NO_COLUMNS = (list, tuple, str, bytes, bytearray, memoryview)
-
-
-class Rows(Dataset):
-    """A dataset of the library `datasets`, as torch has them."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int):
-        return self.rows[index]
-
-
-def without_datasets(values):
-    """A table or a column of the library `datasets` as the base class takes it; everything else unchanged."""
-    if hasattr(values, "column_names"):
-        return Rows(values) if hasattr(values, "__len__") else (row for row in values)
-    is_column = isinstance(values, Sequence) and not isinstance(values, SEQUENCES_BUT_NO_COLUMNS)
-    return list(values) if is_column else values
 
 
 @dataclass(frozen=True)
@@ -174,7 +154,7 @@ def as_list(videos) -> list:
         return []
     if isinstance(videos, list | tuple) and not videos:
         raise ValueError("The pipeline got an empty list where a video was expected. Pass a video, or `text` alone.")
-    several = isinstance(videos, list | tuple) and not is_valid_video(videos)
+    several = isinstance(videos, list | tuple) and not is_valid_video(videos) and not all(map(is_frame, videos))
     return list(videos) if several or getattr(videos, "ndim", 0) == 5 else [videos]
 
 

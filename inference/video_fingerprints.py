@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from ..reading.addresses import is_web_address, scheme_of
+from ..reading.video_sources import is_decoder, plain_source
 
 
 # A file that was changed a moment ago may change again and keep its time of change: the clocks of file systems tick
@@ -51,8 +52,13 @@ def would_be_refused(video, limits) -> bool:
 
 
 def fingerprint(video) -> Hashable:
-    """Identify the contents of a video: a file by its path and what the file system knows of it, data by a hash. `None`
-    for what cannot be identified."""
+    """Identify the contents of a video: a file by its path and what the file system knows of it, data by a hash; a
+    decoder by the stream and the file that it is known to have been made of. `None` for what cannot be identified."""
+    if is_decoder(video):
+        held = plain_source(video)
+        content = None if is_decoder(held) else fingerprint(held)
+        return None if content is None else (getattr(video, "stream_index", None), content)
+    video = plain_source(video)
     if isinstance(video, str | Path):
         text = str(video)
         if is_web_address(text):

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from PIL import Image
 
 from ..reading.addresses import scheme_of
-from ..reading.video_sources import is_video_source
+from ..reading.video_sources import is_value_of_column, is_video_source, plain_source
 from .video_inputs import ProcessedVideo
 
 
@@ -220,13 +220,22 @@ def source_of(part: dict, kind: str, key: str):
         return url
     if key == "base64":
         return data_uri(value)
-    frames = value if kind == "video" and isinstance(value, list | tuple) else [value]
+    several = kind == "video" and isinstance(value, list | tuple)
+    frames = [out_of_column(frame) for frame in (value if several else [value])]
     if not frames or not all(is_source(frame, kind) for frame in frames):
         raise Malformed(
             f"its {key} is {shortened(value)}. It has to be a path, a URL, bytes, a file object, or pixels: an array, "
             "a PIL image, or for a video a list of such frames"
         )
-    return value
+    return frames if several else frames[0]
+
+
+def out_of_column(value):
+    """What is inside `{"bytes": ..., "path": ...}`, as columns of `datasets` have it; anything else unchanged."""
+    try:
+        return plain_source(value) if is_value_of_column(value) else value
+    except ValueError as problem:
+        raise Malformed(str(problem).rstrip(".")) from None
 
 
 def data_uri(value) -> str:

@@ -12,7 +12,7 @@ from transformers.video_utils import VideoMetadata
 from ..reading.limits import ReadingLimits
 from ..reading.picture_files import head_of, is_base64_picture, is_picture
 from ..reading.pictures import rgb_frames, rgb_video
-from ..reading.video_sources import is_video_source
+from ..reading.video_sources import is_value_of_column, is_video_source, plain_source
 
 
 @dataclass
@@ -50,7 +50,7 @@ def as_list_of_videos(videos) -> list:
         raise TypeError(
             f"A video cannot be made of {type(videos).__name__}"
             f"{list(videos.shape) if hasattr(videos, 'shape') else ''}. Pass a path, a URL, bytes, a file object, "
-            "an array (frames, height, width, 3), or a list of frames."
+            "a decoder of torchcodec, an array (frames, height, width, 3), or a list of frames."
         )
     if len(videos) == 0:
         raise ValueError("The video processor got an empty list where a video or its frames were expected.")
@@ -72,7 +72,8 @@ def as_list_of_metadata(metadata) -> list:
 
 def is_frame(value) -> bool:
     """Whether `value` is one picture: a PIL image, an array of 2 or 3 dimensions, the path of an image file, or such a
-    file's bytes (in a `BytesIO`, too) or base64."""
+    file's bytes (in a `BytesIO`, too) or base64, or either in `{"bytes": ..., "path": ...}`."""
+    value = plain_source(value) if is_value_of_column(value) else value
     if isinstance(value, str | Path):
         kind = mimetypes.guess_type(str(value))[0] or ""
         return (kind.startswith("image/") and kind != "image/gif") or is_base64_picture(value)

@@ -7,7 +7,7 @@ from transformers.utils.logging import tqdm
 from transformers.video_utils import VideoMetadata
 
 from .guarded_file import GuardedFile
-from .limits import ReadingLimits
+from .limits import Deadline, ReadingLimits
 
 
 ChooseFrames = Callable[[VideoMetadata], Sequence[int]]
@@ -30,12 +30,13 @@ def chosen_indices(choose_frames: ChooseFrames | None, metadata: VideoMetadata) 
 
 
 def stack_pictures(
-    pictures: Iterable[np.ndarray], shape: tuple[int, int, int], file: GuardedFile, limits: ReadingLimits
+    pictures: Iterable[np.ndarray], shape: tuple[int, int, int], file: GuardedFile | Deadline, limits: ReadingLimits
 ) -> np.ndarray:
     """Put pictures (h, w, 3) into one array as they are decoded, and show a bar when that takes long.
 
     Args:
         shape: number of pictures, their height and width.
+        file: what they are read from, or only until when; checked before each.
     """
     limits.check_pixels(*shape[1:])
     limits.check_result(*shape)

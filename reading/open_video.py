@@ -51,14 +51,14 @@ class OpenVideo:
 
 
 @contextmanager
-def open_video(file: GuardedFile, limits: ReadingLimits) -> Iterator[OpenVideo]:
-    """Open the video stream of a file, ready to be decoded.
+def open_video(file: GuardedFile, limits: ReadingLimits, stream_index: int | None = None) -> Iterator[OpenVideo]:
+    """Open the video stream of a file, ready to be decoded; the one at `stream_index`, if it is given.
 
     Raises:
         Unreadable: it has none, or its frames are over the limits.
     """
     with open_container(file, limits) as container:
-        stream = video_stream(container)
+        stream = video_stream(container, stream_index)
         context = stream.codec_context
         limits.check_pixels(context.height, context.width)
         context.options = {"max_pixels": str(limits.max_frame_pixels)}
@@ -90,13 +90,14 @@ def open_container(
     )
 
 
-def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The stream to read: FFmpeg's choice, except for the cover of a song."""
+def video_stream(container: av.container.InputContainer, stream_index: int | None = None) -> av.VideoStream:
+    """The stream to read: the one at `stream_index`, or FFmpeg's choice, except for the cover of a song."""
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         raise Unreadable("it has no video stream")
     best = container.streams.best("video")
-    stream = best if best in streams else streams[0]
+    chosen = [stream for stream in streams if stream.index == stream_index]
+    stream = chosen[0] if chosen else best if best in streams else streams[0]
     if stream.codec_context is None:
         raise Unreadable("this build of PyAV has no decoder for its video stream")
     return stream

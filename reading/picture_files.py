@@ -14,7 +14,7 @@ from .animated_webp import HEADER_BYTES, check_webp_canvas, is_animated_webp
 from .errors import Unreadable, named_errors
 from .guarded_file import GuardedFile, read_into_memory
 from .limits import Deadline, ReadingLimits
-from .video_sources import VideoSource, decode_base64, open_source
+from .video_sources import VideoSource, decode_base64, open_source, plain_source
 
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "AVIF", "PPM")
@@ -24,6 +24,7 @@ BASE64_HEAD_CHARACTERS = 44  # enough for the first `HEADER_BYTES` of a file
 
 def open_picture(source: VideoSource, limits: ReadingLimits, deadline: Deadline) -> Image.Image:
     """Read a picture, upright, in the mode that its file has."""
+    source = plain_source(source)
     if is_base64_picture(source):
         with named_errors(source):
             source = decode_base64("".join(str(source).split()), limits)

@@ -27,8 +27,8 @@ def read_picture(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS) ->
     """Read a picture, in RGB and upright; of an animation, its first frame.
 
     Args:
-        source: a path, an http(s) URL, a data URI, the bytes of a file, a binary file object, or the bytes of a file
-            as base64 text.
+        source: a path, an http(s) URL, a data URI, the bytes of a file, a binary file object, the bytes of a file as
+            base64 text, or `{"bytes": ..., "path": ...}`.
         limits: how much it may cost.
 
     Raises:

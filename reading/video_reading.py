@@ -25,8 +25,9 @@ from .limits import DEFAULT_LIMITS, ReadingLimits
 from .open_video import OpenVideo, open_video
 from .orientation import upright
 from .packet_index import FrameIndex, PacketsAreNotFrames, index_of_frames, index_of_packets
+from .video_decoders import read_with_decoder
 from .video_metadata import metadata_of
-from .video_sources import VideoSource, open_source
+from .video_sources import VideoSource, is_decoder, open_source, plain_source
 
 
 def read_video(
@@ -41,7 +42,9 @@ def read_video(
     transparency is dropped; frames of another size than the first one chosen are scaled to its size.
 
     Args:
-        source: a path, an http(s) URL, a data URI, the bytes of a file, or a binary file object.
+        source: a path, an http(s) URL, a data URI, the bytes of a file, or a binary file object; a value of a column of
+            `datasets`: `{"bytes": ..., "path": ...}` or a decoder; a decoder of torchcodec, of which only the chosen
+            frames are asked.
         choose_frames: gets the metadata, with the true `total_num_frames`, and returns the indices to read (0-based,
             ascending); all frames when it is not given.
         limits: how much the video may cost.
@@ -55,23 +58,29 @@ def read_video(
         ValueError: `choose_frames` returned frames that the video does not have, none, or not in order.
         TypeError: `source` is none of the above.
     """
-    file = open_source(source, limits)
-    try:
+    stream_index = getattr(source, "stream_index", None) if is_decoder(source) else None
+    source = plain_source(source)
+    if is_decoder(source):
         with named_errors(source):
-            guarded = GuardedFile(file, limits.deadline_of_decoding())
-            frames, metadata, indices = read_frames(guarded, choose_frames, limits)
-    finally:
-        if file is not source:
-            file.close()
+            frames, metadata, indices = read_with_decoder(source, choose_frames, limits)
+    else:
+        file = open_source(source, limits)
+        try:
+            with named_errors(source):
+                guarded = GuardedFile(file, limits.deadline_of_decoding())
+                frames, metadata, indices = read_frames(guarded, choose_frames, limits, stream_index)
+        finally:
+            if file is not source:
+                file.close()
     metadata.height, metadata.width = frames.shape[1:3]
     metadata.frames_indices = indices
     return frames, metadata
 
 
 def read_frames(
-    file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits
+    file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits, stream_index: int | None = None
 ) -> tuple[np.ndarray, VideoMetadata, list[int]]:
-    """Read a file by one of the three readers.
+    """Read a file by one of the three readers; of several video streams, the one at `stream_index` if it is given.
 
     Returns:
         The frames, upright (num_frames, height, width, 3); the metadata of the video as it is stored; the indices of
@@ -84,9 +93,9 @@ def read_frames(
     try:
         check_first_packets(file, limits)
         try:
-            return read_by_seeking(file, choose_frames, limits)
+            return read_by_seeking(file, choose_frames, limits, stream_index)
         except PacketsAreNotFrames:
-            return read_by_counting(file, choose_frames, limits)
+            return read_by_counting(file, choose_frames, limits, stream_index)
     except (av.FFmpegError, MemoryError) as error:
         file.check()
         reason = getattr(error, "strerror", None) or str(error) or "out of memory"
@@ -95,9 +104,11 @@ def read_frames(
         raise Unreadable(f"{reason}; it is damaged, cut off or not a video") from error
 
 
-def read_by_seeking(file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits):
+def read_by_seeking(
+    file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits, stream_index: int | None
+):
     """Read frames where the index of packets says they are; returns what `read_frames` does."""
-    with open_video(file, limits) as video:
+    with open_video(file, limits, stream_index) as video:
         index = index_of_packets(video.packets(), limits)
         metadata = metadata_of_stream(video, index)
         indices = chosen_indices(choose_frames, metadata)
@@ -105,13 +116,15 @@ def read_by_seeking(file: GuardedFile, choose_frames: ChooseFrames | None, limit
     return frames, metadata, indices
 
 
-def read_by_counting(file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits):
+def read_by_counting(
+    file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits, stream_index: int | None
+):
     """Decode all frames twice, once to count them and once to pick; returns what `read_frames` does."""
-    with open_video(file, limits) as video:
+    with open_video(file, limits, stream_index) as video:
         index = index_of_frames((frame.pts for frame in all_frames(video)), limits)
         metadata = metadata_of_stream(video, index)
     indices = chosen_indices(choose_frames, metadata)
-    with open_video(file, limits) as video:
+    with open_video(file, limits, stream_index) as video:
         frames = stack_upright(counted_frames(video, indices), len(indices), video)
     return frames, metadata, indices
 

@@ -1,9 +1,11 @@
-"""Open whatever a video is given as, within limits: a path, a URL, a data URI, bytes or a file object."""
+"""Open whatever a video is given as, within limits: a path, a URL, a data URI, bytes or a file object; or what a column
+of the library `datasets` holds: `{"bytes": ..., "path": ...}`, or a decoder of torchcodec that was made of these."""
 
 from base64 import b64decode
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from .addresses import scheme_of
@@ -13,12 +15,54 @@ from .guarded_file import read_into_memory
 from .limits import DEFAULT_LIMITS, ReadingLimits
 
 
-VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO
+VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO | Mapping[str, Any]
 
 
 def is_video_source(value) -> bool:
-    """Whether `value` is something `read_video` opens, rather than frames."""
-    return isinstance(value, str | Path | bytes | bytearray | memoryview) or hasattr(value, "read")
+    """Whether `value` is something `read_video` reads, rather than frames."""
+    is_file = isinstance(value, str | Path | bytes | bytearray | memoryview) or hasattr(value, "read")
+    return is_file or is_decoder(value) or is_value_of_column(value)
+
+
+def is_decoder(value) -> bool:
+    """Whether `value` is a `torchcodec.decoders.VideoDecoder`, or works like one."""
+    return callable(getattr(value, "get_frames_at", None)) and hasattr(value, "metadata")
+
+
+def is_value_of_column(value) -> bool:
+    """Whether `value` is `{"bytes": ..., "path": ...}`, as columns of videos and pictures hold that are not decoded."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and value.keys() <= {"bytes", "path"}
+        and isinstance(value.get("bytes"), bytes | bytearray | memoryview | None)
+        and isinstance(value.get("path"), str | Path | None)
+    )
+
+
+def plain_source(value):
+    """What is inside a value of a column: its bytes, or else its path; of a decoder, too, where it was made of bytes or
+    of a file that is there. Anything else unchanged.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    if is_decoder(value):
+        held = getattr(value, "_hf_encoded", None)  # where `datasets` notes it
+        is_known = is_value_of_column(held) and (held.get("bytes") is not None or is_local(held.get("path")))
+        return plain_source(held) if is_known else value
+    if not is_value_of_column(value):
+        return value
+    source = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    if source is None:
+        raise ValueError(
+            "A video or picture was given as {'bytes': None, 'path': None}, which holds neither. Leave this row out."
+        )
+    return source
+
+
+def is_local(path) -> bool:
+    return isinstance(path, str | Path) and scheme_of(str(path)) is None and Path(path).is_file()
 
 
 def open_source(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS) -> BinaryIO:
@@ -28,7 +72,8 @@ def open_source(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS) -> 
         VideoReadError: it is missing or cannot be fetched; `VideoLimitError`, that would take more than `limits` allow.
         TypeError: `source` is nothing a video can be read from.
     """
-    if not is_video_source(source):
+    source = plain_source(source)
+    if not is_video_source(source) or is_decoder(source):
         raise TypeError(
             f"A video cannot be read from {type(source).__name__}. "
             "Pass a path, a URL, a data URI, bytes, a binary file object, or frames."

@@ -1,7 +1,8 @@
 """The documentation says what is so: its snippets run and print what they say, its commands are understood, its links
 lead somewhere, its lists of classes and configuration keys are complete, and messages that it explains exist.
 
-A Python block that cannot run here stands behind a line `<!-- not run: reason -->`. Comment lines directly behind a
+A Python block that cannot run here stands behind a line `<!-- not run: reason -->`; one behind `<!-- needs package -->`
+runs where that package is installed, and in any case on CI. Comment lines directly behind a
 statement are what it prints (or, for a bare expression, its value); `...` in them stands for anything.
 """
 
@@ -10,6 +11,7 @@ import contextlib
 import doctest
 import importlib.util
 import io
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -46,6 +48,9 @@ class Block:
 
     @property
     def is_run(self) -> bool:
+        needed = re.fullmatch(r"<!-- needs (\w+) -->", self.before)
+        if needed and not os.environ.get("CI"):
+            return importlib.util.find_spec(needed[1]) is not None
         return not re.fullmatch(r"<!-- not run: .+ -->", self.before)
 
 

@@ -129,7 +129,7 @@ MALFORMED = {
     ),
     "a picture in a video": (chat({"type": "video", "image": "a"}), r"it has \['image'\], and a part of type 'video'"),
     "a source that is a number": (chat({"type": "video", "path": 5}), "part 1: its path is 5. It has to be a path"),
-    "a source that is a dictionary": (chat({"type": "image", "image": {"bytes": b""}}), "its image is {'bytes': b''}"),
+    "a source that is a dictionary": (chat({"type": "image", "image": {"data": b""}}), "its image is {'data': b''}"),
     "no frames": (chat({"type": "video", "video": []}), r"part 1: its video is \[\]. It has to be a path"),
     "frames that are lists": (chat({"type": "video", "video": [["a.png"]]}), r"its video is \[\['a.png'\]\]"),
     "several pictures": (chat({"type": "image", "image": ["a.png", "b.png"]}), r"its image is \['a.png', 'b.png'\]"),
