@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from transformers.video_utils import VideoMetadata
 
-from .chosen_frames import ChooseFrames, chosen_indices, stack_pictures
+from .chosen_frames import ChooseFrames, chosen_indices, counted_frames, stack_pictures
 from .errors import Unreadable
 from .guarded_file import GuardedFile, read_into_memory
 from .limits import ReadingLimits
@@ -42,30 +42,22 @@ def read_animated_webp(
     check_webp_canvas(bytes(data.getbuffer()[:HEADER_BYTES]), limits)
     try:
         with Image.open(data, formats=["WEBP"]) as animation:
-            timestamps = (animation.info["timestamp"] for _ in numbers_of_frames(animation, file))
+            timestamps = (frame.info["timestamp"] for frame in decoded_frames(animation, file))
             index = index_of_frames(timestamps, limits)
             metadata = metadata_of(index, animation.height, animation.width, TIME_BASE, stated_fps=None)
             indices = chosen_indices(choose_frames, metadata)
-            pictures = pictures_at(indices, animation, file)
+            chosen = counted_frames(decoded_frames(animation, file), indices)
+            pictures = (np.asarray(frame.convert("RGB")) for frame in chosen)  # each (h, w, 3)
             frames = stack_pictures(pictures, (len(indices), animation.height, animation.width), file, limits)
     except (*PILLOW_ERRORS, MemoryError) as error:
         raise Unreadable(str(error) or repr(error)) from error
     return frames, metadata, indices
 
 
-def numbers_of_frames(animation: Image.Image, file: GuardedFile) -> Iterator[int]:
-    """Decode one frame after another into `animation`, and yield the number of each."""
+def decoded_frames(animation: Image.Image, file: GuardedFile) -> Iterator[Image.Image]:
+    """Decode one frame after another into `animation`, and yield that for each."""
     for number in range(animation.n_frames):
         file.check()
         animation.seek(number)
         animation.load()
-        yield number
-
-
-def pictures_at(indices: list[int], animation: Image.Image, file: GuardedFile) -> Iterator[np.ndarray]:
-    """Decode the frame of each index as RGB, (h, w, 3)."""
-    numbers, number = numbers_of_frames(animation, file), -1
-    for index in indices:
-        while number < index:
-            number = next(numbers)
-        yield np.asarray(animation.convert("RGB"))
+        yield animation

@@ -1,11 +1,12 @@
 """Which frames of a video are read, and the array they are put into: the same for all readers."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from transformers.utils.logging import tqdm
 from transformers.video_utils import VideoMetadata
 
+from .errors import Unreadable
 from .guarded_file import GuardedFile
 from .limits import Deadline, ReadingLimits
 
@@ -27,6 +28,17 @@ def chosen_indices(choose_frames: ChooseFrames | None, metadata: VideoMetadata) 
             f"in ascending order, from 0 to {num_frames - 1}."
         )
     return indices
+
+
+def counted_frames(frames: Iterable, indices: list[int]) -> Iterator:
+    """Yield the frame of each index, in ascending order, by counting from the first one."""
+    numbered, number, frame = enumerate(frames), -1, None
+    for index in indices:
+        while number < index:
+            number, frame = next(numbered, (None, None))
+            if number is None:
+                raise Unreadable("it had fewer frames when it was decoded a second time")
+        yield frame
 
 
 def stack_pictures(

@@ -13,7 +13,7 @@ import av
 from .errors import OverLimit
 from .guarded_file import GuardedFile
 from .limits import ReadingLimits
-from .mp4_index import check_index, is_mp4
+from .mp4_index import check_index
 from .open_video import PROBED_BYTES, open_container
 from .packet_units import START_CODE, UnitsOfPictures, check_units_of_packet, codec_of, has_start_codes, units_of_packet
 
@@ -37,33 +37,33 @@ def check_first_packets(file: GuardedFile, limits: ReadingLimits):
     """
     # FFmpeg trusts an index of fragments if it reaches to the end of the file, and then reads no other boxes before it
     # decodes. Here it has to read all of them at once, as in other files.
-    if check_index(file.read_at, limits):
-        file.hide_size()
+    index = check_index(file.read_at, limits)
+    file.hides_size = index is not None and index.has_fragment_index
     file.check()
     # First the packets of streams that the header announces: FFmpeg, which asks whether to stop when it turns to the
     # packets, has no time left then and splits none into units. Then those of streams that appear later, in formats of
     # small packets (MPEG-TS and -PS) and in FLV.
     format_name = ""
     for seconds in (0, file.deadline.seconds_left()):
+        if not seconds:
+            watch = WatchOfOpening(limits, most_bytes=math.inf if index else MOST_HEADER_BYTES)
+        elif format_name in FORMATS_OF_SMALL_PACKETS:
+            watch = WatchOfOpening(limits)
+        else:  # packets of streams that have appeared by then are split before they can be counted one by one
+            watch = WatchOfOpening(limits, most_units=FIRST_PACKETS * limits.max_packet_units)
         try:
-            with file.watched(watch_of_opening(file, limits, seconds, format_name).add):
+            with file.watched(watch.add):
                 container = open_container(file, limits, seconds, **WITHOUT_DECODERS_AND_PARSERS)
             with container:
-                format_name = container.format.name
-                count_packets(container, file, limits)
+                format_name, counter = container.format.name, FirstPackets(limits)
+                for packet in container.demux():
+                    file.check()
+                    if counter.add(packet):
+                        break
             if format_name in HEADERS_WITH_ALL_STREAMS:
                 return
         except (av.FFmpegError, IndexError):  # opening it again will show why
             file.check()
-
-
-def watch_of_opening(file: GuardedFile, limits: ReadingLimits, seconds: float, format_name: str) -> "WatchOfOpening":
-    """Without time FFmpeg splits nothing. With time it splits packets of streams that have appeared by then, before
-    they can be counted one by one."""
-    if seconds:
-        is_small = format_name in FORMATS_OF_SMALL_PACKETS
-        return WatchOfOpening(limits, most_units=math.inf if is_small else FIRST_PACKETS * limits.max_packet_units)
-    return WatchOfOpening(limits, most_bytes=math.inf if is_mp4(file.read_at) else MOST_HEADER_BYTES)
 
 
 class WatchOfOpening:
@@ -80,14 +80,6 @@ class WatchOfOpening:
         self.num_units += data.count(START_CODE)
         if self.num_units > self.most_units:
             self.limits.check_packet_units(self.num_units)
-
-
-def count_packets(container: av.container.InputContainer, file: GuardedFile, limits: ReadingLimits):
-    counter = FirstPackets(limits)
-    for packet in container.demux():
-        file.check()
-        if counter.add(packet):
-            break
 
 
 class FirstPackets:

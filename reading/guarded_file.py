@@ -20,7 +20,7 @@ class GuardedFile:
         self.deadline = deadline
         self.failure = None
         self.watch = None
-        self.hides_size = False
+        self.hides_size = False  # whether nobody can seek from the end of the file
 
     def read(self, size: int) -> bytes:
         # FFmpeg stops at the end of a file on every path; errors it may try to read past. `check` tells why.
@@ -49,10 +49,6 @@ class GuardedFile:
             yield
         finally:
             self.watch = None
-
-    def hide_size(self):
-        """From now on nobody can seek from the end of the file."""
-        self.hides_size = True
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence and self.hides_size:

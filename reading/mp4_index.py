@@ -52,7 +52,7 @@ PCM_FRAME = 1024  # samples of PCM that FFmpeg lists together, at most those of 
 HANDLERS_BESIDE_SOUND = (b"alis", b"url ", b"mdir", b"mdta")  # which do not say what a track is
 
 
-def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> bool:
+def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> "Index | None":
     """Refuse an MP4 whose header claims too much.
 
     Args:
@@ -60,23 +60,24 @@ def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> 
         limits: of these `max_frames`.
 
     Returns:
-        Whether the file has an index of fragments (`sidx`), with which FFmpeg would read boxes later.
+        What the header claims; None for a file that FFmpeg does not take for an MP4.
 
     Raises:
         OverLimit: the header has, or makes FFmpeg keep, more than `MOST_MP4_HEADER_BYTES` or
             `ENTRIES_PER_FRAME * limits.max_frames`.
     """
+    if not is_mp4(read_at):
+        return None
     index, most = Index(), ENTRIES_PER_FRAME * max(limits.max_frames, FEWEST_FRAMES)
-    if is_mp4(read_at):
-        for box in boxes_but_mdat(read_at):
-            index.add(box)
-            if index.entries > most:
-                raise OverLimit(
-                    f"its header claims {index.entries} frames, samples and fragments, more than {most}, which are "
-                    f"{ENTRIES_PER_FRAME} for each of max_frames={limits.max_frames}; encode it again, or raise "
-                    "this limit"
-                )
-    return index.has_fragment_index
+    for box in boxes_but_mdat(read_at):
+        index.add(box)
+        if index.entries > most:
+            raise OverLimit(
+                f"its header claims {index.entries} frames, samples and fragments, more than {most}, which are "
+                f"{ENTRIES_PER_FRAME} for each of max_frames={limits.max_frames}; encode it again, or raise "
+                "this limit"
+            )
+    return index
 
 
 def is_mp4(read_at: Callable[[int, int], bytes]) -> bool:
@@ -127,7 +128,7 @@ class Index:
 
     def __init__(self):
         self.samples = self.edits = self.fragments = self.tracks = self.chunks = self.frames_of_chunk = 0
-        self.has_fragment_index = False
+        self.has_fragment_index = False  # `sidx`, with which FFmpeg would read boxes later
 
     @property
     def entries(self) -> int:

@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from transformers.video_utils import VideoMetadata
 
 from .animated_webp import HEADER_BYTES, is_animated_webp, read_animated_webp
-from .chosen_frames import ChooseFrames, chosen_indices, stack_pictures
+from .chosen_frames import ChooseFrames, chosen_indices, counted_frames, stack_pictures
 from .errors import Unreadable, named_errors
 from .first_packets import check_first_packets
 from .frame_seeking import FrameSeeker
@@ -125,7 +125,7 @@ def read_by_counting(
         metadata = metadata_of_stream(video, index)
     indices = chosen_indices(choose_frames, metadata)
     with open_video(file, limits, stream_index) as video:
-        frames = stack_upright(counted_frames(video, indices), len(indices), video)
+        frames = stack_upright(counted_frames(all_frames(video), indices), len(indices), video)
     return frames, metadata, indices
 
 
@@ -141,19 +141,6 @@ def all_frames(video: OpenVideo) -> Iterator[av.VideoFrame]:
             continue  # a recording that begins in the middle: not decodable until the first keyframe
         begun = begun or bool(frames)
         yield from frames
-
-
-def counted_frames(video: OpenVideo, indices: list[int]) -> Iterator[av.VideoFrame]:
-    """Yield the frame of each index, in ascending order, by counting from the start."""
-    frames = enumerate(all_frames(video))
-    number, frame = -1, None
-    for index in indices:
-        while number < index:
-            number, frame = next(frames, (None, None))
-            if number is None:
-                raise Unreadable("it had fewer frames when it was decoded a second time")
-        assert frame is not None  # indices begin at 0, `number` at -1
-        yield frame
 
 
 def metadata_of_stream(video: OpenVideo, index: FrameIndex) -> VideoMetadata:
