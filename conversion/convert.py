@@ -15,7 +15,7 @@ from llava_next_video.conversion.to_original import PlanToOriginal
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.writing import split_into_shards, verify, write_tensors
 from llava_next_video.hub.checkpoint_folders import check_entries
-from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size, resolved
+from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size
 from llava_next_video.hub.pickled_tensors import load_pickle
 
 
@@ -59,9 +59,8 @@ def convert(
         CheckpointError: a file of the source is damaged.
     """
     start = time.monotonic()
-    destination = resolved(destination)
     num_bytes = sum(tensor.num_bytes for tensor in plan.tensors)
-    check_destination(destination, num_bytes)
+    destination = check_destination(destination, num_bytes)
     shards = split_into_shards(plan.tensors, max_shard_bytes)
     try:
         with appearing_at_once(destination) as folder:

@@ -15,7 +15,6 @@ from llava_next_video.conversion.original_config import (
 from llava_next_video.conversion.tokenizer import (
     TOKENIZER_FILES,
     begins_words_with_space,
-    make_generation_config,
     prepare_tokenizer,
     read_template,
 )
@@ -129,5 +128,7 @@ def translate_settings(
         chat_template=read_template(recipe.chat_template),
         space_after_visuals=begins_words_with_space(tokenizer),
     )
-    generation_config = make_generation_config(tokenizer)
+    # Greedy, as in the original's demo, until the template's stop token.
+    special_tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    generation_config = GenerationConfig(do_sample=False, **special_tokens)
     return Settings(folder, config, processor, generation_config, tower, recipe, origins)

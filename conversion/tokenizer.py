@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tokenizers import AddedToken
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from llava_next_video.hub.recipes import SAME_TEMPLATE, STOP_STRINGS
 from llava_next_video.processing import CHAT_TEMPLATES
@@ -83,13 +83,3 @@ def begins_words_with_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer puts a space in front of a text, but not after a placeholder: the original has one after
     every visual then, because it tokenizes the text between visuals piece by piece."""
     return tokenizer.tokenize("a")[0].startswith("▁") and tokenizer.tokenize(f"{IMAGE_TOKEN}a")[-1] == "a"
-
-
-def make_generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """Greedy generation, as in the original's demo, that ends with the template's stop token."""
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=False,
-    )

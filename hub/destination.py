@@ -51,14 +51,15 @@ def readable_size(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.2f} MB" if num_bytes >= 10**5 else f"{num_bytes / 1e3:.1f} kB"
 
 
-def check_destination(destination: Path, num_bytes: int):
-    """Raise a WritingError if something is in the way, or the disk where the result will be is too small."""
+def check_destination(destination: str | Path, num_bytes: int) -> Path:
+    """Raise a WritingError if something is in the way, or the disk where the result will be is too small; returns where
+    the path leads."""
     if fcntl is None:
         raise WritingError(
             f"{destination} cannot be written on this system: checkpoints are converted and exported on Linux and "
             "macOS, whose locks keep two runs apart. Do it there, or in WSL on Windows; the result loads everywhere."
         )
-    destination = resolved(destination)
+    destination = Path(os.path.realpath(destination))  # also past `..` after a folder that does not exist
     check_vacant(destination)
     disk = next(folder for folder in (destination, *destination.parents) if folder.is_dir())
     free = shutil.disk_usage(disk).free
@@ -67,11 +68,7 @@ def check_destination(destination: Path, num_bytes: int):
             f"The result takes {readable_size(num_bytes)}, and {disk} has {readable_size(free)} free. "
             "Make room, or name a destination on another disk."
         )
-
-
-def resolved(destination: str | Path) -> Path:
-    """The path that a destination leads to, through links, and past `..` after a folder that does not exist."""
-    return Path(os.path.realpath(destination))
+    return destination
 
 
 def check_vacant(destination: Path):
@@ -98,7 +95,7 @@ def appearing_at_once(destination: Path) -> Iterator[Path]:
     Raises:
         WritingError: something is in the way, another run writes to the destination, or its disk is full.
     """
-    destination = resolved(destination)
+    destination = Path(os.path.realpath(destination))
     is_filled = destination.is_dir()
     work = destination / WORK if is_filled else destination.with_name(f".{destination.name}{WORK}")
     work.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
 from llava_next_video.hub.checkpoint_folders import folder_with_weights, local_folder
-from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size, resolved
+from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size
 from llava_next_video.hub.model_card import model_card
 from llava_next_video.hub.stored_tensors import PIECE_BYTES, stored_tensors
 from llava_next_video.hub.upload import upload
@@ -90,7 +90,6 @@ def export_for_hub(
     """
     if private and not push_to_hub:
         raise ValueError("A private export needs a repository to be uploaded to; name one (push_to_hub).")
-    destination = resolved(destination)
     if isinstance(model_or_folder, str | Path):
         folder, weights = checked_checkpoint(model_or_folder)
         model, generation_config = None, None
@@ -104,19 +103,28 @@ def export_for_hub(
         model, weights, config = checked_model(model_or_folder, processor), [], model_or_folder.config
         generation_config = model.generation_config
         sizes = {"model.safetensors": model.get_memory_footprint(return_buffers=False)}
-    check_destination(destination, sum(sizes.values()))
+    destination = check_destination(destination, sum(sizes.values()))
 
-    settings = (config, generation_config, processor, push_to_hub, license, base_model)
+    def write_settings(folder: Path):
+        """Write everything except weights: configurations, tokenizer, chat template, code and the model card."""
+        config.save_pretrained(folder)
+        if generation_config is not None:
+            generation_config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_code(folder)
+        card = model_card(folder, push_to_hub, license=license, base_model=base_model)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
     if dry_run:
         with TemporaryDirectory() as made:
-            write_settings(Path(made), *settings)
+            write_settings(Path(made))
             return Export(destination, dict(sorted({**sizes, **sizes_in(Path(made))}.items())))
     with appearing_at_once(destination) as made:
         if model is None:
             copy_files(weights, made)
         else:
             model.save_pretrained(made, max_shard_size=MAX_SHARD_SIZE)
-        write_settings(made, *settings)
+        write_settings(made)
     url = upload(destination, push_to_hub, private) if push_to_hub else None
     return Export(destination, sizes_in(destination), url)
 
@@ -159,25 +167,6 @@ def checked_model(model: PreTrainedModel, processor: LlavaNextVideoProcessor | N
             "export_for_hub(model, destination, processor=AutoProcessor.from_pretrained(...))."
         )
     return model
-
-
-def write_settings(
-    folder: Path,
-    config: LlavaNextVideoConfig,
-    generation_config: GenerationConfig | None,
-    processor: LlavaNextVideoProcessor,
-    repository: str | None = None,
-    license: str | None = None,
-    base_model: str | list[str] | None = None,
-):
-    """Write everything except weights: configurations, tokenizer, chat template, code and the model card."""
-    config.save_pretrained(folder)
-    if generation_config is not None:
-        generation_config.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_code(folder)
-    card = model_card(folder, repository, license=license, base_model=base_model)
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def copy_files(files: list[Path], folder: Path):

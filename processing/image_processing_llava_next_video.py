@@ -115,10 +115,8 @@ class LlavaNextVideoImageProcessor(PixelSettingsMixin, ExactPixelsMixin, Torchvi
         all_tiles = torch.stack(reorder_images(grouped, positions))  # (tiles of all images, 3, height, width)
         pixel_values = list(all_tiles.split(num_tiles))  # (tiles, 3, height, width) of each image
         if do_pad:
-            pixel_values = [
-                torch.nn.functional.pad(tiles, (0, 0, 0, 0, 0, 0, 0, max(num_tiles) - len(tiles)))  # (most tiles, ...)
-                for tiles in pixel_values
-            ]
+            padded = torch.nn.utils.rnn.pad_sequence(pixel_values, batch_first=True)
+            pixel_values = list(padded)  # (most tiles, 3, height, width) of each image
         image_sizes = [tuple(image.shape[-2:]) for image in images]
         return BatchFeature({"pixel_values": pixel_values, "image_sizes": image_sizes}, tensor_type=return_tensors)
 

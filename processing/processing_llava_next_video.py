@@ -20,7 +20,7 @@ from ..modeling.visual_grid import image_token_count, video_token_count
 from .chat_messages import Sealed, checked_conversations, unsealed, with_media, with_template_errors
 from .checked_settings import check_settings
 from .image_processing_llava_next_video import LlavaNextVideoImageProcessor, LlavaNextVideoImageProcessorKwargs
-from .video_inputs import ProcessedVideo, as_list_of_videos
+from .video_inputs import ProcessedVideo, as_list_of_videos, flatten
 from .video_processing_llava_next_video import LlavaNextVideoVideoProcessor, LlavaNextVideoVideoProcessorKwargs
 
 
@@ -421,11 +421,6 @@ def processed_side(processor, overrides: dict) -> int:
         setting(processor, "crop_size" if setting(processor, "do_center_crop", overrides) else "size", overrides)
     )
     return size.get("height") or size["shortest_edge"]
-
-
-def flatten(items) -> list:
-    """A flat list of what is in a single item, a list, or lists of lists."""
-    return [inner for item in items for inner in flatten(item)] if isinstance(items, list | tuple) else [items]
 
 
 def without_empty_lists(media):

@@ -59,15 +59,9 @@ def as_list_of_videos(videos) -> list:
     return [video for item in videos for video in as_list_of_videos(item)]
 
 
-def as_list_of_metadata(metadata) -> list:
-    """One dictionary or `VideoMetadata`, a list of them, or a list per prompt, as a list."""
-    if metadata is None:
-        return []
-    if isinstance(metadata, dict | VideoMetadata):
-        return [metadata]
-    return [
-        one for item in metadata for one in (as_list_of_metadata(item) if isinstance(item, list | tuple) else [item])
-    ]
+def flatten(items) -> list:
+    """A flat list of what is in a single item, a list, or lists of lists."""
+    return [inner for item in items for inner in flatten(item)] if isinstance(items, list | tuple) else [items]
 
 
 def is_frame(value) -> bool:

@@ -32,7 +32,7 @@ from .frame_sampling import (
     whole_step,
 )
 from .pixel_bounds import check_preparation, memory_errors, split_by_pixels
-from .video_inputs import as_list_of_metadata, as_list_of_videos, sample_array
+from .video_inputs import as_list_of_videos, flatten, sample_array
 
 
 # Each is decoded in as many threads as there are processors, and holds the frames it needs for that.
@@ -86,14 +86,11 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
             ValueError, TypeError: one is no video, or a setting is impossible.
         """
         check_pixel_settings(kwargs)
-        choose_from_files, choose_from_arrays = self.frame_choosers(
-            kwargs.get("num_frames"),
-            kwargs.get("fps"),
-            kwargs.get("frame_sampling"),
-            kwargs.pop("do_sample_frames", None),
-        )
+        sampling = (kwargs.get(name) for name in ("num_frames", "fps", "frame_sampling", "do_sample_frames"))
+        choose_from_files, choose_from_arrays = self.frame_choosers(*sampling)
         videos = as_list_of_videos(videos)
-        metadata = as_list_of_metadata(kwargs.pop("video_metadata", None)) or [None] * len(videos)
+        given = kwargs.pop("video_metadata", None)  # for one video, a list, or a list per prompt
+        metadata = flatten([] if given is None else given) or [None] * len(videos)
         if len(metadata) != len(videos):
             raise ValueError(
                 f"The video processor got {len(videos)} videos and video_metadata of {len(metadata)}; pass one each."
@@ -114,8 +111,7 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
             return super().preprocess(
                 [frames for frames, _ in frames_and_metadata],
                 video_metadata=[described for _, described in frames_and_metadata],
-                do_sample_frames=False,
-                **{**kwargs, "input_data_format": ChannelDimension.FIRST},
+                **{**kwargs, "do_sample_frames": False, "input_data_format": ChannelDimension.FIRST},
             )
 
     def frame_choosers(

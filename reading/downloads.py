@@ -163,9 +163,7 @@ class Timed:
 
 
 class TimedSocket(Timed, socket.socket):
-    def __init__(self, family: int, kind: int, protocol: int, deadline: Deadline):
-        super().__init__(family, kind, protocol)
-        self.deadline = deadline
+    pass
 
 
 class TimedTLSSocket(Timed, ssl.SSLSocket):
@@ -186,7 +184,8 @@ def connect(host_and_port: tuple[str, int], *_, deadline: Deadline, allow_privat
         )
     failure = OSError()
     for family, kind, protocol, _, address in allowed:
-        connection = TimedSocket(family, kind, protocol, deadline)
+        connection = TimedSocket(family, kind, protocol)
+        connection.deadline = deadline
         try:
             connection.settimeout(deadline.seconds_left())
             connection.connect(address)

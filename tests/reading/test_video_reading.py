@@ -527,7 +527,7 @@ class Forgetful(BytesIO):
 
     def seek(self, offset, whence=0):
         self.times_begun += offset == 0
-        if self.times_begun == 8:  # the last time, to decode what was counted
+        if self.times_begun == 7:  # the last time, to decode what was counted
             self.truncate(len(self.getvalue()) * 3 // 4)
         return super().seek(offset, whence)
 
