@@ -1,7 +1,7 @@
 """The model card of a checkpoint, README.md of its Hub repository, made from the checkpoint's files.
 
 Every number in a card is read from those files or computed from them, and so is whether the built-in can read the
-checkpoint. The text around the numbers, and the snippets, are `model_card.md.jinja`.
+checkpoint. The text around the numbers, its tables and the snippets are `model_card.md.jinja`.
 """
 
 import re
@@ -17,7 +17,6 @@ from llava_next_video.processing import CHAT_TEMPLATES, LlavaNextVideoProcessor
 
 
 DISTRIBUTION = "llava-next-video"
-EXAMPLE_IMAGE = (720, 1280)  # height, width
 PLACEHOLDER_PATH = "path/to/this/folder"  # what snippets load where the checkpoint has no name yet
 
 # What the authors measured, for the checkpoints of which they say it.
@@ -99,12 +98,15 @@ def model_card(
         name=repository or PLACEHOLDER_PATH,
         base_models=[base_model] if isinstance(base_model, str) else base_model or [],
         config=config,
+        processor=processor,
         beyond_built_in=[code(f"{name}={value!r}") for name, value in config.settings_beyond_built_in.items()],
         built_in_tokens=built_in_tokens(config),
         tokens_per_frame=tokens_per_frame(config, processor),
         requirements=[f'"{line}"' for line in requires(DISTRIBUTION) or () if ";" not in line],
-        num_frames=processor.video_processor.num_frames,
-        recipe=recipe_rows(config, processor),
+        newlines=NEWLINES[config.video_newline_position],
+        sampling=SAMPLING[processor.video_processor.frame_sampling].format(n=processor.video_processor.num_frames),
+        context=context(config),
+        template=template_name(processor),
         prompt=example_prompt(processor),
         figures=published_figures(released, config, processor),
         unknown=released.unknown if released else (),
@@ -177,53 +179,6 @@ def example_prompt(processor: LlavaNextVideoProcessor) -> str:
     """What becomes of a video and a question."""
     content = [{"type": "video"}, {"type": "text", "text": "What happens in the video?"}]
     return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
-
-
-def recipe_rows(config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> list[tuple[str, str]]:
-    """What a reader may want to know about a checkpoint, as names and values."""
-    tower, text, videos = config.vision_config, config.text_config, processor.video_processor
-    num_frames, side = videos.num_frames, config.patches_per_side
-    tokens_of_a_frame = str(tokens_per_frame(config, processor))
-    if config.slow_frame_stride is not None:
-        tokens_of_a_slow_frame = processor.count_video_tokens(1, tower.image_size)
-        stride = config.slow_frame_stride
-        tokens_of_a_frame += f"; frames 0, {stride}, {2 * stride}, ... have {tokens_of_a_slow_frame}"
-    rows = [
-        (
-            "Vision tower",
-            f"{code(tower.model_type)}, {tower.image_size} x {tower.image_size} pixels, {side} x {side} patches of "
-            f"{tower.patch_size} pixels, {tower.num_hidden_layers} layers; features: hidden state "
-            f"{config.vision_feature_layer}",
-        ),
-        (
-            "Language model",
-            f"{code(text.model_type)}, {text.num_hidden_layers} layers, hidden size {text.hidden_size}, vocabulary of "
-            f"{text.vocab_size}",
-        ),
-        (
-            "Pooling of videos",
-            f"{config.spatial_pool_mode}, stride {config.spatial_pool_stride}, "
-            f"{config.spatial_pool_position.replace('_', ' the ')}",
-        ),
-        ("Newlines in videos", NEWLINES[config.video_newline_position]),
-        ("Tokens of a frame", tokens_of_a_frame),
-        (
-            "Frames",
-            SAMPLING[videos.frame_sampling].format(n=num_frames)
-            if videos.fps is None
-            else f"{videos.fps:g} for each second of the video",
-        ),
-        ("Tokens of a video", f"{processor.count_video_tokens(num_frames, tower.image_size)} for {num_frames} frames"),
-        ("Times of the frames", "told in the prompt" if videos.time_instruction else "not told in the prompt"),
-        ("Context", context(config)),
-        (
-            "Images",
-            f"{code(config.image_aspect_ratio)}; {EXAMPLE_IMAGE[1]} x {EXAMPLE_IMAGE[0]} pixels (width x height) are "
-            f"{processor.count_image_tokens(EXAMPLE_IMAGE, tower.image_size)} tokens",
-        ),
-        ("Chat template", template_name(processor)),
-    ]
-    return [(name, value) for name, value in rows if value]
 
 
 def tokens_per_frame(config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> int:
