@@ -1,5 +1,5 @@
 """Loading original checkpoints without converting them first: what the `from_pretrained` of our configuration, models
-and processor do with a folder or repository of the original code.
+and processor do with a folder or repository of the original code. They find this module by `format_of`.
 
 The model is put together from the same plan that `convert` carries out, so it is the same model; saved afterwards, it
 is in our format. `recipe` and `vision_tower` are those of `plan_conversion`:
@@ -29,74 +29,70 @@ PLAN_OPTIONS = ("recipe", "vision_tower")
 logger = logging.get_logger(__name__)
 
 
-class OriginalFormat:
-    """Reads original checkpoints for `LlavaNextVideoConfig`, our models and `LlavaNextVideoProcessor`."""
+def recognises(source, kwargs: dict) -> bool:
+    """Whether a folder or repository holds a checkpoint of the original code.
 
-    @staticmethod
-    def recognises(source, kwargs: dict) -> bool:
-        """Whether a folder or repository holds a checkpoint of the original code.
-
-        Raises:
-            CheckpointError: its settings are damaged.
-            UntrustedCheckpoint: the folder holds links to files outside of it.
-        """
-        if source is None:
-            return False
-        subfolder, config = kwargs.get("subfolder") or "", Path(source)
-        if not config.is_file():
-            try:
-                config = local_folder(source, SETTINGS_FILES, subfolder, **download_options(kwargs)) / "config.json"
-            except FileNotFoundError:
-                return False  # the usual way of loading says what is wrong with it
-        if not config.is_file():
-            return False
-        settings = read_json(config)
-        # AutoTokenizer passes over what our configuration refuses, and then makes as many names of labels.
-        check_numbers("config", {"num_labels": settings.get("num_labels")})
-        return not subfolder and is_original(settings)
-
-    @staticmethod
-    def config_dict(source, kwargs: dict) -> tuple[dict, dict]:
-        """The configuration as a dictionary in our format, and the arguments that are left."""
-        from llava_next_video.conversion.settings import plan_settings
-
-        download, options, rest = split_options(kwargs)
-        return plan_settings(str(source), **options, **download).config.to_dict(), rest
-
-    @staticmethod
-    def model(model_class, source, *args, config=None, **kwargs):
-        """A model, or whatever else `from_pretrained` was asked to return."""
-        from llava_next_video.conversion.plan import plan_conversion
-
-        download, options, rest = split_options(kwargs)
-        plan = plan_conversion(str(source), **options, **download)
-        warn_about_assumptions(str(source), plan.origins)
-        if not isinstance(config, PreTrainedConfig):
-            config_class = type(plan.config)
-            changes = {name: rest.pop(name) for name in list(rest) if name in config_class.__annotations__}
-            config = config_class.from_dict(plan.config.to_dict(), **changes)
-        rest.setdefault("generation_config", plan.generation_config)
-        state_dict = {tensor.name: tensor for tensor in plan.tensors}
+    Raises:
+        CheckpointError: its settings are damaged.
+        UntrustedCheckpoint: the folder holds links to files outside of it.
+    """
+    if source is None:
+        return False
+    subfolder, config = kwargs.get("subfolder") or "", Path(source)
+    if not config.is_file():
         try:
-            loaded = model_class.from_pretrained(None, *args, config=config, state_dict=state_dict, **rest)
-        finally:
-            load_pickle.cache_clear()  # the pages of its file count as this process's memory
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.name_or_path = model.config.name_or_path = str(source)
-        return loaded
+            config = local_folder(source, SETTINGS_FILES, subfolder, **download_options(kwargs)) / "config.json"
+        except FileNotFoundError:
+            return False  # the usual way of loading says what is wrong with it
+    if not config.is_file():
+        return False
+    settings = read_json(config)
+    # AutoTokenizer passes over what our configuration refuses, and then makes as many names of labels.
+    check_numbers("config", {"num_labels": settings.get("num_labels")})
+    return not subfolder and is_original(settings)
 
-    @staticmethod
-    def processor(source, kwargs: dict):
-        """The processor with the checkpoint's recipe; other arguments are settings of it or of its parts."""
-        from llava_next_video.conversion.settings import plan_settings
 
-        download, options, rest = split_options(kwargs)
-        processor = plan_settings(str(source), **options, **download).processor
-        for part in (processor, processor.video_processor, processor.image_processor):
-            for name, value in rest.items():
-                if hasattr(part, name):
-                    setattr(part, name, value)
-        return processor
+def config_dict(source, kwargs: dict) -> tuple[dict, dict]:
+    """The configuration as a dictionary in our format, and the arguments that are left."""
+    from llava_next_video.conversion.settings import plan_settings
+
+    download, options, rest = split_options(kwargs)
+    return plan_settings(str(source), **options, **download).config.to_dict(), rest
+
+
+def model(model_class, source, *args, config=None, **kwargs):
+    """A model, or whatever else `from_pretrained` was asked to return."""
+    from llava_next_video.conversion.plan import plan_conversion
+
+    download, options, rest = split_options(kwargs)
+    plan = plan_conversion(str(source), **options, **download)
+    warn_about_assumptions(str(source), plan.origins)
+    if not isinstance(config, PreTrainedConfig):
+        config_class = type(plan.config)
+        changes = {name: rest.pop(name) for name in list(rest) if name in config_class.__annotations__}
+        config = config_class.from_dict(plan.config.to_dict(), **changes)
+    rest.setdefault("generation_config", plan.generation_config)
+    state_dict = {tensor.name: tensor for tensor in plan.tensors}
+    try:
+        loaded = model_class.from_pretrained(None, *args, config=config, state_dict=state_dict, **rest)
+    finally:
+        load_pickle.cache_clear()  # the pages of its file count as this process's memory
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    model.name_or_path = model.config.name_or_path = str(source)
+    return loaded
+
+
+def processor(source, kwargs: dict):
+    """The processor with the checkpoint's recipe; other arguments are settings of it or of its parts."""
+    from llava_next_video.conversion.settings import plan_settings
+
+    download, options, rest = split_options(kwargs)
+    processor = plan_settings(str(source), **options, **download).processor
+    for part in (processor, processor.video_processor, processor.image_processor):
+        for name, value in rest.items():
+            if hasattr(part, name):
+                setattr(part, name, value)
+    return processor
 
 
 def warn_about_assumptions(source: str, origins: dict[str, str]):

@@ -12,12 +12,13 @@ class OriginalConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        from llava_next_video.conversion.direct_loading import PLAN_OPTIONS, OriginalFormat
+        from llava_next_video.conversion.direct_loading import PLAN_OPTIONS
+        from llava_next_video.conversion.direct_loading import config_dict as translated_config
         from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 
         source, revision = kwargs.pop("name_or_path"), config_dict.get("_commit_hash")
         options = {name: kwargs[name] for name in PLAN_OPTIONS if name in kwargs}
-        translated, _ = OriginalFormat.config_dict(source, {**options, "revision": revision})
+        translated, _ = translated_config(source, {**options, "revision": revision})
         # `recipe` and `vision_tower` stay among the unused arguments: the model is loaded with them next.
         return LlavaNextVideoConfig.from_dict(translated, name_or_path=source, **kwargs)
 

@@ -1,21 +1,23 @@
 """Checkpoints in formats other than ours, which `from_pretrained` of our classes reads too.
 
-The package adds the format of the original code (`package/registration.py`), as a function that imports the class that
-reads it, so that this happens when the first checkpoint is loaded. Code exported with a checkpoint adds none.
+The package adds the format of the original code (`package/registration.py`) by the name of the module that reads it,
+which is imported when the first checkpoint is loaded. Code exported with a checkpoint adds none.
 """
 
-from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
 
-IMPORTERS: list[Callable[[], type]] = []
+MODULES: list[str] = []
 
 
-def format_of(source, kwargs: dict) -> type | None:
-    """The other format that a folder or repository has, or None if it has ours or cannot be read.
+def format_of(source, kwargs: dict) -> ModuleType | None:
+    """The module that reads a folder or repository of another format, or None if it has ours or cannot be read.
+
+    Such a module has the functions `recognises`, `config_dict`, `model` and `processor`.
 
     Args:
         source: as for `from_pretrained`.
         kwargs: its arguments; those for the Hub are used.
     """
-    formats = (importer() for importer in IMPORTERS)
-    return next((each for each in formats if each.recognises(source, kwargs)), None)
+    return next((each for each in map(import_module, MODULES) if each.recognises(source, kwargs)), None)

@@ -37,7 +37,7 @@ def when_both_imported(theirs: str, ours: str, register_with: Callable[[ModuleTy
 def register():
     """Make transformers' Auto classes and pipelines use this package for `model_type: llava_next_video`, and our own
     classes read checkpoints of the original code."""
-    other_formats.IMPORTERS.append(original_format)
+    other_formats.MODULES.append("llava_next_video.conversion.direct_loading")
     auto = "transformers.models.auto"
     configuration = "llava_next_video.modeling.configuration_llava_next_video"
     when_both_imported(f"{auto}.configuration_auto", configuration, register_configuration)
@@ -48,12 +48,6 @@ def register():
     when_both_imported(
         "transformers.pipelines", "llava_next_video.inference.pipeline_video_text_to_text", register_pipeline
     )
-
-
-def original_format() -> type:
-    from llava_next_video.conversion.direct_loading import OriginalFormat
-
-    return OriginalFormat
 
 
 def register_configuration(auto: ModuleType, ours: ModuleType):

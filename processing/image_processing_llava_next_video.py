@@ -73,14 +73,7 @@ class LlavaNextVideoImageProcessor(PixelSettingsMixin, ExactPixelsMixin, Torchvi
         return pictures
 
     def process_image(
-        self,
-        image,
-        do_convert_rgb=None,
-        input_data_format=None,
-        device=None,
-        do_rescale=None,
-        rescale_factor=None,
-        **kwargs,
+        self, image, input_data_format=None, device=None, do_rescale=None, rescale_factor=None, **kwargs
     ) -> torch.Tensor:
         """A PIL image or array as RGB (3, h, w), on the scale that `do_rescale` expects."""
         own_scale = is_own_scale(do_rescale, rescale_factor)

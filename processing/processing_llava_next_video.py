@@ -2,7 +2,7 @@
 `<video>` and `<image>` in a prompt becomes as many placeholders as the model makes tokens of that video or image."""
 
 import reprlib
-from functools import partial
+from functools import partial, wraps
 
 import torch
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
@@ -229,19 +229,9 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         images, text, _, audio = super().prepare_inputs_layout(images=images, text=text, audio=audio, **kwargs)
         return images, text, None if videos is None else as_list_of_videos(videos), audio
 
+    @wraps(ProcessorMixin.apply_chat_template, assigned=())  # `help` and others see all of its arguments
     def apply_chat_template(
-        self,
-        conversation,
-        chat_template: str | None = None,
-        tools: list | None = None,
-        documents: list | None = None,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool | str = False,
-        return_assistant_tokens_mask: bool = False,
-        tokenize: bool = False,
-        load_audio_from_video: bool = False,
-        processor_kwargs: dict | None = None,
-        **kwargs,
+        self, conversation, *args, tokenize: bool = False, processor_kwargs: dict | None = None, **kwargs
     ):
         """Write a chat, or a batch of them, as a prompt, and with `tokenize` make inputs of the model of it.
 
@@ -250,8 +240,9 @@ class LlavaNextVideoProcessor(ProcessorMixin):
 
         Args:
             conversation: a list of messages, or a list of such lists; chat_messages.py says what they may hold.
-            load_audio_from_video: accepted and dropped: LLaVA-NeXT-Video hears nothing.
             processor_kwargs: arguments of the call that processes the prompts.
+            args, kwargs: `chat_template`, `add_generation_prompt` and others, as in transformers; but
+                `load_audio_from_video` is accepted and dropped: LLaVA-NeXT-Video hears nothing.
 
         Raises:
             ValueError: a message has another shape, or the chat template cannot write the chat.
@@ -266,25 +257,14 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         apply = partial(
             super().apply_chat_template,
             conversations if is_batch else conversations[0],
-            chat_template,
-            tools=tools,
-            documents=documents,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            return_assistant_tokens_mask=return_assistant_tokens_mask,
-            processor_kwargs=processor_kwargs,
-            **kwargs,
+            *args,
+            **{**kwargs, "load_audio_from_video": False, "processor_kwargs": processor_kwargs},
         )
         return with_template_errors(apply, tokenize)
 
-    def get_text_with_replacements(
-        self,
-        text: list[str],
-        images_replacements: list[str] = [],  # noqa: B006  # as in transformers
-        videos_replacements: list[str] = [],  # noqa: B006
-        audio_replacements: list[str] = [],  # noqa: B006
-    ) -> tuple[list[str], list]:
-        """Put the replacements of images and videos into prompts; without their space where no text follows.
+    def get_text_with_replacements(self, text: list[str], *args, **kwargs) -> tuple[list[str], list]:
+        """Put the replacements of images and videos into prompts; without their space where no text follows. The
+        arguments are those of transformers: prompts, and a list of replacements for each modality.
 
         The original tokenizes the text after a visual on its own, which begins with a space unless it is empty or
         begins with a token of its own. The offsets name where the replacement stands in the prompt (`new_span`), and
@@ -292,9 +272,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         """
         prompts = list(text)
         offsets: list[list[dict]]  # transformers says list[dict]
-        text, offsets = super().get_text_with_replacements(
-            text, images_replacements, videos_replacements, audio_replacements
-        )
+        text, offsets = super().get_text_with_replacements(text, *args, **kwargs)
         if not self.space_after_visuals:
             return text, offsets
         own_tokens = tuple(self.tokenizer.get_added_vocab())

@@ -22,7 +22,7 @@ from llava_next_video import (
     LlavaNextVideoProcessor,
 )
 from llava_next_video.conversion.convert import convert
-from llava_next_video.conversion.direct_loading import OriginalFormat
+from llava_next_video.conversion.direct_loading import recognises
 from llava_next_video.conversion.plan import plan_conversion
 from tests.golden_data import VARIANTS, Recording
 
@@ -107,7 +107,7 @@ def test_built_in_llava_is_not_disturbed(tmp_path):
     config = AutoConfig.from_pretrained(tmp_path / "built-in")
     assert type(config) is LlavaConfig
     assert config.image_seq_length == 7
-    assert not OriginalFormat.recognises(tmp_path / "built-in", {})
+    assert not recognises(tmp_path / "built-in", {})
     assert type(AutoConfig.for_model("llava")) is LlavaConfig
 
 
