@@ -229,11 +229,9 @@ def move_to_destination(files: Path, moving: Path, destination: Path):
     Raises:
         WritingError: something has appeared there since.
     """
-
-    def order(name: str) -> int:
-        return max((number for number, pattern in enumerate(MOVED_LAST, 1) if fnmatch(name, pattern)), default=0)
-
-    names = sorted((file.name for file in files.iterdir()), key=order)
+    names = [file.name for file in files.iterdir()]
+    for pattern in MOVED_LAST:
+        names.sort(key=lambda name: fnmatch(name, pattern))  # to the end; the others stay in order
     moving.touch()
     try:
         for name in names:

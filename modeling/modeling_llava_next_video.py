@@ -415,14 +415,5 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Llav
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
-        return LlavaNextVideoCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
-            image_hidden_states=outputs.image_hidden_states,
-            video_hidden_states=outputs.video_hidden_states,
-            image_outputs=outputs.image_outputs,
-            video_outputs=outputs.video_outputs,
-        )
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return LlavaNextVideoCausalLMOutputWithPast(loss=loss, logits=logits, **others)

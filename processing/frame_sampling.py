@@ -50,6 +50,21 @@ def whole_step(fps_of_video: float, fps: float) -> int:
     return max(round(min(fps_of_video / fps, 1e9)), 1)
 
 
+def legacy_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:
+    """The built-in's rule: `num_frames` indices, each at the start of an equal share; never the last frame.
+
+    >>> legacy_indices(100, 4).tolist()
+    [0, 25, 50, 75]
+    """
+    if num_frames_in_video <= num_frames:
+        return np.arange(num_frames_in_video)
+    return np.floor(np.arange(num_frames) * num_frames_in_video / num_frames).astype(int)
+
+
+# Rules that choose by the number of frames alone.
+RULES = {"uniform": uniform_indices, "uniform_repeated": uniform_repeated_indices, "legacy": legacy_indices}
+
+
 def time_instruction(indices, num_frames_in_video: int, fps_of_video: float, one_per_second: bool) -> str:
     """The original's sentence about the times of the frames that were chosen.
 
@@ -74,17 +89,6 @@ def time_sentence(times_of_frames, duration: float) -> str:
         f"uniformly sampled from it. These frames are located at {times}."
         "Please answer the following questions related to this video."
     )
-
-
-def legacy_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:
-    """The built-in's rule: `num_frames` indices, each at the start of an equal share; never the last frame.
-
-    >>> legacy_indices(100, 4).tolist()
-    [0, 25, 50, 75]
-    """
-    if num_frames_in_video <= num_frames:
-        return np.arange(num_frames_in_video)
-    return np.floor(np.arange(num_frames) * num_frames_in_video / num_frames).astype(int)
 
 
 def fps_indices(num_frames_in_video: int, fps_of_video: float, fps: float) -> np.ndarray:

@@ -20,15 +20,13 @@ from ..reading.video_sources import is_video_source
 from .checked_settings import PixelSettingsMixin, check_pixel_settings
 from .exact_pixels import ExactPixelsMixin
 from .frame_sampling import (
+    RULES,
     SamplingRule,
     fps_capped_indices,
     fps_indices,
     fps_indices_by_time,
-    legacy_indices,
     time_instruction,
     time_sentence,
-    uniform_indices,
-    uniform_repeated_indices,
     whole_step,
 )
 from .pixel_bounds import check_preparation, memory_errors, split_by_pixels
@@ -166,8 +164,7 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
             return fps_indices(total, metadata.fps, fps) if times is None else fps_indices_by_time(times, fps)
         if frame_sampling == "fps_capped":
             return fps_capped_indices(total, metadata.fps, num_frames, fps or 1.0)
-        rules = {"legacy": legacy_indices, "uniform_repeated": uniform_repeated_indices, "uniform": uniform_indices}
-        return rules[frame_sampling](total, num_frames)
+        return RULES[frame_sampling](total, num_frames)
 
     def describe_times(self, metadata: VideoMetadata, frame_sampling: str | None = None) -> str:
         """The original's sentence about the length of a video and the times of the frames chosen from it.
@@ -194,8 +191,7 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
         # One video after another: videos are rarely alike, and stacking them would copy every full-size frame.
         processed = [self.prepare_frames(frames, settings) for frames in videos]  # (frames, 3, height, width) of each
         if len(processed) == 1 and return_tensors is not None:
-            stacked = processed[0][None]  # (1, frames, 3, height, width), a view
-            return BatchFeature({"pixel_values_videos": stacked}, tensor_type=return_tensors)
+            processed = processed[0][None]  # (1, frames, 3, height, width), a view
         ragged = len({len(video) for video in processed}) > 1
         return BatchFeature({"pixel_values_videos": processed}, tensor_type=None if ragged else return_tensors)
 
