@@ -100,8 +100,8 @@ def warn_about_assumptions(source: str, origins: dict[str, str]):
     assumed = [fact for fact, origin in origins.items() if origin == FROM_DEFAULTS]
     if assumed:
         logger.warning_once(
-            f"{source} says nothing about {', '.join(assumed)}, and is no released checkpoint that is known; what is "
-            "usual for its language model is assumed. Pass `recipe`, the name of a released checkpoint or a Recipe."
+            f"{source} says nothing about {', '.join(assumed)}, and is not a released checkpoint that is known; what "
+            "is usual for its language model is assumed. Pass `recipe`, the name of a released checkpoint or a Recipe."
         )
 
 

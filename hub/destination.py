@@ -72,7 +72,7 @@ def check_destination(destination: str | Path, num_bytes: int) -> Path:
 
 
 def check_vacant(destination: Path):
-    """Raise a WritingError if a destination exists and is no empty folder."""
+    """Raise a WritingError if a destination exists and is not an empty folder."""
     if not destination.exists():
         return
     if destination.is_dir() and all(entry.name in IGNORED_ENTRIES for entry in destination.iterdir()):
@@ -146,7 +146,7 @@ def locked_work_folder(work: Path, destination: Path) -> Iterator[bool]:
     """Make a work folder where there is none, and hold a lock on it; False where its disk knows no locks.
 
     Raises:
-        WritingError: another run holds the lock, or it is no folder.
+        WritingError: another run holds the lock, or it is not a folder.
     """
     while True:
         with suppress(FileExistsError):
@@ -156,7 +156,7 @@ def locked_work_folder(work: Path, destination: Path) -> Iterator[bool]:
         except FileNotFoundError:
             continue  # whoever had it has just removed it
         except NotADirectoryError as error:
-            raise WritingError(f"{work} is no folder, and in the way of {destination}. Delete it.") from error
+            raise WritingError(f"{work} is not a folder, and in the way of {destination}. Delete it.") from error
         try:
             is_locked = lock(folder, destination)
             if is_same(folder, work):  # and was not removed before it was locked

@@ -82,9 +82,9 @@ def export_for_hub(
         The files and their sizes. In a dry run the weights of a loaded model are one file, without its header.
 
     Raises:
-        ValueError: a model comes without processor, or is none of ours; `private` without a repository, or with a
+        ValueError: a model comes without processor, or is not one of ours; `private` without a repository, or with a
             public one.
-        CheckpointError: the folder is no such checkpoint, or its weights are no safetensors files, or not complete.
+        CheckpointError: the folder is not such a checkpoint, or its weights are not safetensors files, or not complete.
         WritingError: the destination exists, or the disk is too small.
         OSError: the source cannot be found, or the upload fails.
     """

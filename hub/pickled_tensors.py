@@ -63,7 +63,7 @@ def check_archive(file: Path):
 
     Raises:
         CheckpointError: it names something else, or is compressed, as `torch.save` never does.
-        zipfile.BadZipFile: it is no archive, or not a whole one.
+        zipfile.BadZipFile: it is not an archive, or not a whole one.
     """
     with zipfile.ZipFile(file) as archive:
         pickles = [record for record in archive.infolist() if record.filename.lower().endswith("data.pkl")]

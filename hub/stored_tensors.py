@@ -155,7 +155,7 @@ def list_safetensors(file: Path) -> dict[str, StoredTensor]:
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
             if type(start) is not int or start != end:
-                raise ValueError(f"{quoted(name)} begins at byte {start} behind a tensor that ends at byte {end}")
+                raise ValueError(f"{quoted(name)} begins at byte {start} after a tensor that ends at byte {end}")
             check_shape(name, shape)
             tensors[name] = StoredTensor(name, file, DTYPES.get(dtype, dtype), tuple(shape), values_start + end)
             if type(stop) is not int or stop < start or num_bytes(tensors[name]) not in (None, stop - start):
@@ -172,7 +172,7 @@ def read_header(file: Path, size: int) -> tuple[dict, int]:
     """Dtype, shape and offsets of each tensor of a safetensors file of `size` bytes, and where their values begin.
 
     Raises:
-        ValueError: the header is longer than the file or than any real one, no JSON, or names too many tensors.
+        ValueError: the header is longer than the file or than any real one, not JSON, or names too many tensors.
     """
     with open(file, "rb") as stream:
         header_bytes = int.from_bytes(stream.read(8), "little")

@@ -57,7 +57,7 @@ def may_reuse(model, generate_kwargs: dict, num_prompts: int) -> bool:
 
 
 def changed_settings(model: PreTrainedModel, generate_kwargs: dict) -> tuple[set[str], set[str]]:
-    """Names of the settings that differ from the defaults of `generate`, and of its arguments that are no settings."""
+    """Names of the settings that differ from the defaults of `generate`, and of its arguments that are not settings."""
     arguments = {name: value for name, value in generate_kwargs.items() if name != "generation_config"}
     config, rest = model._prepare_generation_config(generate_kwargs.get("generation_config"), **arguments)
     defaults = GenerationConfig._get_default_generation_params()

@@ -26,14 +26,14 @@ class CheckpointError(ValueError):
 class UntrustedCheckpoint(Exception):
     """A checkpoint's folder leads to something outside of it, which was not opened.
 
-    It is no `ValueError` and no `OSError`: transformers' Auto classes and pipelines go on with other classes after
-    those, the built-in's among them, which would open it.
+    It is neither a `ValueError` nor an `OSError`, because after those transformers' Auto classes and pipelines try
+    other classes, the built-in's among them, which would open it.
     """
 
 
 @contextmanager
 def reading_settings(source: str | Path) -> Iterator[None]:
-    """Turn whatever damaged settings end in, in transformers and beyond, into one error.
+    """Turn the errors that damaged settings cause, in transformers and elsewhere, into one error.
 
     Raises:
         CheckpointError: the block failed, and not with an error that says what to do.
@@ -61,7 +61,8 @@ def quoted(value: object) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """
+    """The beginning of a text that is too long to be shown whole.
+
     >>> shortened("a long text", 6)
     'a long...'
     """
@@ -72,7 +73,7 @@ def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES, **options) -> dic
     """The names and values in a JSON file; `options` are those of `json.loads`.
 
     Raises:
-        CheckpointError: it is too large, no JSON, or no dictionary.
+        CheckpointError: it is too large, not JSON, or not a dictionary.
     """
     try:
         if (size := path.stat().st_size) > max_bytes:
@@ -89,7 +90,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
     """Names of weights, and the files of the index's folder that hold them.
 
     Raises:
-        CheckpointError: the file is no index of weights, or leads out of its folder.
+        CheckpointError: the file is not an index of weights, or leads out of its folder.
     """
     weight_map = read_json(index, MAX_INDEX_BYTES, object_pairs_hook=no_name_twice).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
@@ -104,7 +105,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 
 def no_name_twice(pairs: list[tuple[str, object]]) -> dict:
-    """For `json.loads`: of two entries of one name others may read the other one.
+    """For `json.loads`: refuse two entries of one name, because another program may read the other one.
 
     Raises:
         ValueError: a name is there twice.

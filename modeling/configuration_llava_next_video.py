@@ -69,7 +69,7 @@ def is_size(value) -> bool:
 
 
 def check_numbers(owner: str, settings: dict):
-    """Raise a ValueError when `settings` of `owner` have a number that no model has, or that alone costs memory."""
+    """Raise a ValueError when `settings` of `owner` have a number that no model has; some take memory by themselves."""
     for name, largest in LARGEST_VALUES.items():
         value = settings.get(name)
         # Some language models have a list where others have a number; their own configuration knows.
@@ -81,7 +81,7 @@ def check_numbers(owner: str, settings: dict):
 
 
 def check_types(owner: str, config: PreTrainedConfig):
-    """Raise a ValueError when a configuration has something that transformers uses without looking."""
+    """Raise a ValueError when a configuration has something that transformers uses without checking."""
     for name, types in ALLOWED_TYPES.items():
         value = getattr(config, name, None)  # not every version of transformers has all
         if value is not None and not isinstance(value, types):

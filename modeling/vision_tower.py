@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class StopsEarly:
-    """What is added to a vision model of transformers."""
+    """Mixin for a vision model of transformers."""
 
     def forward(self, pixel_values: torch.Tensor, wanted_states: Sequence[int] | None = None, **kwargs):
         """Encode pixels, (F, 3, H, W).

@@ -216,7 +216,7 @@ def source_of(part: dict, kind: str, key: str):
         url = value.get("url") if isinstance(value, Mapping) else value
         # These come from clients of an interface where files have no names.
         if not isinstance(url, str) or scheme_of(url) is None:
-            raise Malformed(f"its {key} is {shortened(url)}, which is no URL. A file goes under 'path'")
+            raise Malformed(f"its {key} is {shortened(url)}, which is not a URL. A file goes under 'path'")
         return url
     if key == "base64":
         return data_uri(value)

@@ -177,7 +177,7 @@ def check_sides(settings: dict, limits: ReadingLimits):
     """Check the sides in `size` and `crop_size`, two `SizeDict`s.
 
     Raises:
-        ValueError: one is no number of pixels, or a square of it has more than `max_frame_pixels`.
+        ValueError: one is not a number of pixels, or a square of it has more than `max_frame_pixels`.
     """
     rule = Rule(
         f"pixels, of which a square has up to max_frame_pixels={limits.max_frame_pixels}",
@@ -189,8 +189,8 @@ def check_sides(settings: dict, limits: ReadingLimits):
 
 
 class PixelSettingsMixin:
-    """Goes in front of an image or video processor: the defaults that both share, and the checks of their settings when
-    one is made and in each call. Its `limits` belong to whoever runs it: they are neither saved nor loaded."""
+    """Mixin for an image or video processor: the defaults that both share, and the checks of their settings when one is
+    made and in each call. Its `limits` belong to whoever runs it: they are neither saved nor loaded."""
 
     limits = DEFAULT_LIMITS
 

@@ -12,7 +12,7 @@ from transformers.image_utils import SizeDict
 
 
 class ExactPixelsMixin:
-    """Goes in front of a torchvision-backed processor; `exact_pixels=True` switches the exact arithmetic on."""
+    """Mixin for a torchvision-backed processor; `exact_pixels=True` switches the exact arithmetic on."""
 
     exact_pixels = False
 

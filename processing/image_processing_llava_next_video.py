@@ -87,7 +87,7 @@ class LlavaNextVideoImageProcessor(PixelSettingsMixin, ExactPixelsMixin, Torchvi
         Raises:
             VideoReadError: one cannot be read, or memory runs out; `VideoLimitError`, it would cost more than the
                 limits allow.
-            ValueError, TypeError: one is no picture, or a setting is impossible.
+            ValueError, TypeError: one is not a picture, or a setting is impossible.
         """
         with memory_errors("given to the image processor"):
             return super().preprocess(images, *args, **kwargs)
@@ -181,7 +181,7 @@ def as_list_of_pictures(images) -> list:
     """Flatten pictures, lists of them and arrays of several into a list of single pictures.
 
     Raises:
-        TypeError: something in it is no picture.
+        TypeError: something in it is not a picture.
     """
     if isinstance(images, list | tuple):
         return [picture for item in images for picture in as_list_of_pictures(item)]

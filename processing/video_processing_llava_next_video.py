@@ -81,7 +81,7 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
         Raises:
             VideoReadError: one cannot be read, or memory runs out; `VideoLimitError`, it would cost more than the
                 limits allow.
-            ValueError, TypeError: one is no video, or a setting is impossible.
+            ValueError, TypeError: one is not a video, or a setting is impossible.
         """
         check_pixel_settings(kwargs)
         sampling = (kwargs.get(name) for name in ("num_frames", "fps", "frame_sampling", "do_sample_frames"))

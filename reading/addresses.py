@@ -75,8 +75,8 @@ def is_public(address: str) -> bool:
 
 
 def is_own(family: int, address: tuple) -> bool:
-    """Whether an address is one of this machine: then the system would send from it, too. Nothing is sent to find
-    out."""
+    """Whether an address is this machine's own: the system would send from such an address, too. Nothing is sent to
+    find out."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(address)

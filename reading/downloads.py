@@ -131,7 +131,7 @@ class WebHandler(HTTPHandler, HTTPSHandler):
 
 
 class ConnectionWithRules:
-    """Goes in front of a connection: every read ends at the deadline, and addresses are checked."""
+    """Mixin for a connection: every read ends at the deadline, and addresses are checked."""
 
     def __init__(self, *args, deadline: Deadline, allow_private: bool, **kwargs):
         super().__init__(*args, **kwargs)
@@ -153,7 +153,7 @@ class TLSConnection(ConnectionWithRules, HTTPSConnection):
 
 
 class Timed:
-    """Goes in front of a socket: every read ends at the deadline, however little arrives at a time."""
+    """Mixin for a socket: every read ends at the deadline, however little arrives at a time."""
 
     deadline: Deadline
 

@@ -71,7 +71,7 @@ def named_errors(source, *also: type[Exception]):
 
 @contextmanager
 def named_limits(name: str):
-    """Turn an `OverLimit` inside into a `VideoLimitError` about something that is no source."""
+    """Turn an `OverLimit` inside into a `VideoLimitError` about something that is not a source."""
     try:
         yield
     except OverLimit as problem:

@@ -1,8 +1,8 @@
 """Look at the packets that FFmpeg splits, parses and decodes while it opens a file, before it does.
 
-A file is opened once more for this, without decoders and parsers, and what FFmpeg reads meanwhile is watched. What is
-bought is that opening a file takes bounded memory: nothing else can interrupt FFmpeg there, and a file of kilobytes
-made it take gigabytes.
+A file is opened once more for this, without decoders and parsers, and what FFmpeg reads meanwhile is watched. This
+limits the memory that opening a file takes: nothing else can interrupt FFmpeg there, and a file of kilobytes made it
+take gigabytes.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Decode chosen frames with the help of an index, and no more frames than needed.
 
-The file is sought in only when the next chosen frame lies after a later keyframe. Frames that no other is predicted
-from are skipped. Every frame that is decoded on the way is compared with the index, so that an index that is wrong ends
+The reader seeks only when the next chosen frame lies after a later keyframe. Frames that no other is predicted from
+are skipped. Every frame that is decoded on the way is compared with the index, so that an index that is wrong ends
 in `PacketsAreNotFrames` and never in another frame than the chosen one.
 """
 
@@ -26,7 +26,7 @@ class FrameSeeker:
         """Yield the frame of each index; indices ascend.
 
         Raises:
-            PacketsAreNotFrames: the decoder returns other frames than the index says, or the file cannot be sought in.
+            PacketsAreNotFrames: the decoder returns other frames than the index says, or one cannot seek in the file.
         """
         wanted = {self.timestamps[index] for index in indices}
         start = self.timestamps[0]
@@ -65,7 +65,7 @@ class FrameSeeker:
         """
         first, packets = self.packets_after_seek(keyframe)
         if first is not None and first.pts != keyframe and first.pts in self.keyframes:
-            # MP4 files of a variable rate are sought in by other times than those of the frames.
+            # FFmpeg seeks in MP4 files of a variable rate by other times than those of the frames.
             first, packets = self.packets_after_seek(target)
             if first is None or first.pts != keyframe:
                 first, packets = self.packets_after_seek(keyframe)
@@ -75,7 +75,7 @@ class FrameSeeker:
         """The first packet, if any, and those after it."""
         try:
             self.video.container.seek(timestamp, stream=self.video.stream)
-        except av.FFmpegError as error:  # the file cannot be sought in
+        except av.FFmpegError as error:  # one cannot seek in the file
             raise PacketsAreNotFrames from error
         packets = self.video.packets()
         return next(packets, None), packets

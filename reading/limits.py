@@ -40,12 +40,12 @@ class ReadingLimits:
         max_fetched_bytes: largest video that is held in memory: fetched from a URL, in a data URI, given as bytes, or
             read from a file object that cannot seek. Files on disk are read where they are and may be larger.
         max_fetch_seconds: longest download, redirects included, from the first connection to the last byte; and longest
-            time that a file object that cannot seek may take to its end, looked at between reads.
+            time that a file object that cannot seek may take to its end, checked between reads.
         max_frame_pixels: height times width of the largest frame. A decoder holds up to some thirty frames.
         max_frames: most frames in a video, sampled or not.
         max_result_bytes: size of what one video or picture becomes: frames * height * width * 3 when it is read, and 4
             times that for the float32 pixels that a processor prepares.
-        max_decode_seconds: longest time from opening the file to the last frame. It is looked at between reads,
+        max_decode_seconds: longest time from opening the file to the last frame. It is checked between reads,
             packets and frames: one packet or frame cannot be interrupted.
         max_packet_units: most units (NAL units, OBUs, slices, scans) in one packet, of which a decoder keeps some
             kilobytes each.

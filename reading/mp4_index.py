@@ -20,9 +20,9 @@ from .open_video import PROBED_BYTES
 
 
 ENTRIES_PER_FRAME = 20  # of video, and those of its sound, edits, fragments; real files have up to 5
-FEWEST_FRAMES = 100_000  # for which there is always room: who sets a lower `max_frames` is told by that
+FEWEST_FRAMES = 100_000  # for which there is always room; a lower `max_frames` has an error of its own
 MOST_MP4_HEADER_BYTES = 2**28
-# By these FFmpeg knows one, if they follow one another from the first byte on.
+# FFmpeg recognises an MP4 by one of these, if boxes follow one another from the first byte up to it.
 BOXES_OF_MP4 = frozenset(
     (
         b"moov",
@@ -83,7 +83,7 @@ def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> 
 def is_mp4(read_at: Callable[[int, int], bytes]) -> bool:
     """Whether FFmpeg may take the file for an MP4."""
     at = 0
-    while at < PROBED_BYTES:  # so far FFmpeg looks
+    while at < PROBED_BYTES:  # FFmpeg looks no further
         header = read_at(at, 16)
         if len(header) < 8:
             break

@@ -110,9 +110,9 @@ def on_8_bit_scale(values: torch.Tensor, largest: float | None = None) -> torch.
     low, high = (value.item() for value in values.aminmax())
     if not (low >= 0 and high <= 255):  # as for NaN
         raise ValueError(
-            f"A picture has values from {low:.10g} to {high:.10g} ({values.dtype}), which is no brightness. Pass "
-            "uint8 of 0..255, uint16 of 0..65535, or floats of 0..1 or 0..255; pixels that are normalized already go "
-            "with do_rescale=False and do_normalize=False."
+            f"A picture has values from {low:.10g} to {high:.10g} ({values.dtype}), which are not pixel values. "
+            "Pass uint8 of 0..255, uint16 of 0..65535, or floats of 0..1 or 0..255; pixels that are normalized already "
+            "go with do_rescale=False and do_normalize=False."
         )
     if values.is_floating_point() and (high if largest is None else largest) <= 1:
         return (values.float() * 255).round().to(torch.uint8)

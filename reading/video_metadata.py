@@ -11,7 +11,7 @@ from .packet_index import FrameIndex
 
 
 class VariableRateMetadata(VideoMetadata):
-    """Of a video whose frames do not follow one another evenly: `timestamps` are those of the file."""
+    """Metadata of a video with a variable frame rate: `timestamps` are those of the file."""
 
     def __init__(self, times_of_all_frames: np.ndarray, **fields):
         super().__init__(**fields)

@@ -314,8 +314,8 @@ def make_link(work: Path):
     [
         (make_folder_of_somebody, "is in the way: a run that was killed left it, or one on another machine is writing"),
         (make_claim_of_another_machine, "Delete it unless one is, and run again"),
-        (make_file, "is no folder, and in the way of .*made. Delete it."),
-        (make_link, "is no folder, and in the way of .*made. Delete it."),
+        (make_file, "is not a folder, and in the way of .*made. Delete it."),
+        (make_link, "is not a folder, and in the way of .*made. Delete it."),
     ],
 )
 def test_what_is_not_known_to_be_a_killed_run_s_is_left_alone(tmp_path, make, message):

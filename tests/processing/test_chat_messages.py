@@ -136,9 +136,9 @@ MALFORMED = {
     "base64 that is a number": (chat({"type": "image", "base64": 5}), "its base64 is 5. It has to be a text"),
     "a file for a URL": (
         chat({"type": "video_url", "video_url": {"url": "/etc/passwd"}}),
-        "part 1: its video_url is '/etc/passwd', which is no URL. A file goes under 'path'",
+        "part 1: its video_url is '/etc/passwd', which is not a URL. A file goes under 'path'",
     ),
-    "no URL in a URL": (chat({"type": "image_url", "image_url": {}}), "its image_url is None, which is no URL"),
+    "no URL in a URL": (chat({"type": "image_url", "image_url": {}}), "its image_url is None, which is not a URL"),
     "nested without end": (chat({"type": "video", "video": nested(10**5)}), "lists and .* more than 50 levels"),
     "nested in a circle": (chat({**QUESTION, "x": circle}), "lists and dictionaries in it are nested more than 50"),
     "sound": (chat({"type": "audio", "url": URL}), "part 1: its type is 'audio', and LLaVA-NeXT-Video hears nothing"),

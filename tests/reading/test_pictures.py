@@ -86,10 +86,13 @@ FORMS = {
 }
 OTHER_MODES = ["1", "PA", "La", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"]
 WRONG = {
-    "NaN": (np.full((4, 4, 3), np.nan), "values from nan to nan .*which is no brightness"),
+    "NaN": (np.full((4, 4, 3), np.nan), "values from nan to nan .*which are not pixel values"),
     "infinite": (np.full((4, 4, 3), np.inf), "values from inf to inf"),
     "negative": (np.full((4, 4, 3), -1.0), r"values from -1 to -1 \(torch.float64\)"),
-    "too bright": (np.full((4, 4, 3), 256), r"values from 256 to 256 \(torch.int64\), which is no brightness"),
+    "too bright": (
+        np.full((4, 4, 3), 256),
+        r"values from 256 to 256 \(torch.int64\), which are not pixel values",
+    ),
     "uint32": (np.full((4, 4, 3), 2**32 - 1, dtype=np.uint32), "values from 4294967295"),
     "two channels": (np.zeros((5, 6, 2), np.uint8), r"shape \[.*5, 6, 2\], in which no axis has 3 \(RGB\), 4"),
     "complex": (np.zeros((4, 4, 3), complex), "an array of complex128, which has no brightness"),

@@ -545,7 +545,7 @@ def test_error_when_there_is_no_decoder(tmp_path):
         read_video(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
 
 
-def test_file_that_cannot_be_sought_in_is_counted():
+def test_file_in_which_one_cannot_seek_is_counted():
     class Container:
         def seek(self, *args, **kwargs):
             raise av.error.PermissionError(1, "Operation not permitted")
