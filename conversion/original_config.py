@@ -8,8 +8,8 @@ import ast
 import re
 
 from llava_next_video.hub.recipes import DEFAULT_RECIPES, MODEL_FACTS, Recipe
-from llava_next_video.modeling.checkpoint_settings import quoted
 from llava_next_video.modeling.configuration_llava_next_video import ASPECT_RATIO, MAX_GRID_PINPOINTS
+from llava_next_video.modeling.error_texts import quoted
 
 
 # The language model's type, and what the original calls a model with it.

@@ -60,6 +60,11 @@ class PlannedTensor:
         return torch.cat(list(self.pieces())).view(self.shape)[index]
 
 
+def plan_tensor(name: str, source: StoredTensor, dtype: torch.dtype | None, shape: tuple[int, ...]) -> PlannedTensor:
+    """Plan a tensor; only floating-point ones get another `dtype` than their source's."""
+    return PlannedTensor(name, source, dtype if dtype and source.dtype.is_floating_point else source.dtype, shape)
+
+
 def rename_all(
     stored: dict[str, StoredTensor], config: LlavaNextVideoConfig
 ) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -165,8 +170,5 @@ def match_shapes(
                 "The configuration is another checkpoint's, or the vision tower is not the right one "
                 "(vision_tower, --vision-tower)."
             )
-    tensors = [
-        PlannedTensor(name, source, dtype if dtype and source.dtype.is_floating_point else source.dtype, shapes[name])
-        for name, source in sources.items()
-    ]
+    tensors = [plan_tensor(name, source, dtype, shapes[name]) for name, source in sources.items()]
     return sorted(tensors, key=lambda tensor: (str(tensor.source.file), -tensor.dtype.itemsize, tensor.source.position))

@@ -21,8 +21,9 @@ from llava_next_video.conversion.tokenizer import (
 from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower, tower_of_checkpoint
 from llava_next_video.hub.checkpoint_folders import local_folder
 from llava_next_video.hub.recipes import FROM_DEFAULTS, VIDEO_FACTS, Recipe, find_released, resolve
-from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from llava_next_video.modeling.error_texts import quoted
 from llava_next_video.modeling.visual_grid import rope_factor_for
 from llava_next_video.processing import LlavaNextVideoProcessor
 

@@ -6,14 +6,15 @@ from pathlib import Path
 import torch
 
 from llava_next_video.conversion.original_config import is_original, original_config
-from llava_next_video.conversion.planned_tensors import PlannedTensor
+from llava_next_video.conversion.planned_tensors import PlannedTensor, plan_tensor
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.vision_towers import KNOWN
 from llava_next_video.conversion.weight_names import OURS_TO_ORIGINAL, rename
 from llava_next_video.hub.checkpoint_folders import folder_with_weights, local_folder
 from llava_next_video.hub.stored_tensors import convertible_tensors
-from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from llava_next_video.modeling.error_texts import quoted
 
 
 ORIGINAL_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
@@ -63,8 +64,7 @@ def plan_conversion_to_original(
         shape = source_tensor.shape
         if new_name in ORIGINAL_VOCABULARY:
             shape = (original["vocab_size"], *shape[1:])
-        cast = dtype if dtype and source_tensor.dtype.is_floating_point else source_tensor.dtype
-        tensors.append(PlannedTensor(new_name, source_tensor, cast, shape))
+        tensors.append(plan_tensor(new_name, source_tensor, dtype, shape))
     return PlanToOriginal(source, folder, original, tensors)
 
 

@@ -13,7 +13,8 @@ from transformers import image_utils
 
 from llava_next_video.hub.checkpoint_folders import local_folder
 from llava_next_video.hub.recipes import CLIP, SIGLIP
-from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, read_json
+from llava_next_video.modeling.error_texts import quoted
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ SETTINGS_FILES = (
     "tokenizer_config.json",
     "video_preprocessor_config.json",
 )
+SETTINGS_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt")  # these, vocabularies and chat templates
 INNER_FOLDERS = ("original", "additional_chat_templates")  # in a checkpoint's folder, whose files are read too
 
 

@@ -42,7 +42,8 @@ class WritingError(OSError):
 
 
 def readable_size(num_bytes: int) -> str:
-    """
+    """A number of bytes as people read it.
+
     >>> readable_size(65_530_000_000), readable_size(740_000), readable_size(2_090)
     ('65.53 GB', '0.74 MB', '2.1 kB')
     """

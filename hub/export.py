@@ -15,18 +15,18 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
-from llava_next_video.hub.checkpoint_folders import folder_with_weights, local_folder
+from llava_next_video.hub.checkpoint_folders import SETTINGS_PATTERNS, folder_with_weights, local_folder
 from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size
 from llava_next_video.hub.model_card import model_card
 from llava_next_video.hub.stored_tensors import PIECE_BYTES, stored_tensors
 from llava_next_video.hub.upload import upload
 from llava_next_video.inference.code_export import MODEL, write_code
-from llava_next_video.modeling.checkpoint_settings import CheckpointError, quoted, read_json, reading_settings
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from llava_next_video.modeling.error_texts import quoted
 from llava_next_video.processing import LlavaNextVideoProcessor
 
 
-SETTINGS = ["*.json", "*.jinja", "*.model", "*.txt"]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"  # of the weights of a loaded model; those of a folder are copied as they are
 
@@ -131,7 +131,7 @@ def export_for_hub(
 
 def checked_checkpoint(source: str | Path) -> tuple[Path, list[Path]]:
     """The folder of a checkpoint, fetched if it is on the Hub, and its files of weights."""
-    folder = local_folder(source, SETTINGS)
+    folder = local_folder(source, SETTINGS_PATTERNS)
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{source} cannot be exported: it has no config.json.")

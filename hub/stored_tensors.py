@@ -21,10 +21,9 @@ from llava_next_video.modeling.checkpoint_settings import (
     MAX_INDEX_BYTES,
     CheckpointError,
     no_name_twice,
-    quoted,
     read_weight_map,
-    shortened,
 )
+from llava_next_video.modeling.error_texts import quoted, shortened
 
 
 DTYPES = {

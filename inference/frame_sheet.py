@@ -174,7 +174,8 @@ def describe_recipe(processor: LlavaNextVideoProcessor, frame_side: int) -> str:
 
 
 def minutes_and_seconds(seconds: float) -> str:
-    """
+    """A time in a video as its sheet shows it.
+
     >>> minutes_and_seconds(59.999), minutes_and_seconds(3725.5)
     ('01:00.00', '62:05.50')
     """

@@ -6,10 +6,11 @@ do.
 """
 
 import json
-import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .error_texts import quoted, reason_of
 
 
 # Real files of settings have some kilobytes, with a thousand added tokens a megabyte.
@@ -48,25 +49,6 @@ def reading_settings(source: str | Path) -> Iterator[None]:
             f"The settings of {source} cannot be used: {reason_of(error)}. Its config.json, its "
             "tokenizer or other files of settings are damaged, or do not belong together. Download them again."
         ) from error
-
-
-def reason_of(error: Exception) -> str:
-    """Kind and message of an error, shortened: the message may quote a stranger's megabyte."""
-    return f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 300)}"
-
-
-def quoted(value: object) -> str:
-    """A value from a stranger's file, as it is shown in an error."""
-    return shortened(repr(value[:101]), 100) if isinstance(value, str) else reprlib.repr(value)
-
-
-def shortened(text: str, length: int) -> str:
-    """The beginning of a text that is too long to be shown whole.
-
-    >>> shortened("a long text", 6)
-    'a long...'
-    """
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES, **options) -> dict:

@@ -11,7 +11,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .checkpoint_settings import SETTINGS_ERRORS, quoted, reading_settings, reason_of
+from .checkpoint_settings import SETTINGS_ERRORS, reading_settings
+from .error_texts import quoted, reason_of
 from .other_formats import format_of
 from .own_code import forget_exported_code
 

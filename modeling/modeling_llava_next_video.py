@@ -24,8 +24,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .checkpoint_settings import SETTINGS_ERRORS, read_weight_map, reason_of
+from .checkpoint_settings import SETTINGS_ERRORS, read_weight_map
 from .configuration_llava_next_video import LlavaNextVideoConfig
+from .error_texts import reason_of
 from .generation_llava_next_video import LlavaNextVideoGenerationMixin
 from .model_inputs import (
     check_arguments,

@@ -27,7 +27,7 @@ from urllib.request import (
 )
 
 from .addresses import is_own, is_public
-from .errors import MOST_CHARACTERS, OverLimit, Unreadable
+from .errors import MAX_CHARACTERS, OverLimit, Unreadable
 from .guarded_file import read_into_memory
 from .limits import Deadline, ReadingLimits
 
@@ -86,7 +86,7 @@ def plain_authority(authority: str) -> str:
         found = AUTHORITY.fullmatch(authority)  # again, because full-width signs have become those they look like
     if found is None or int(found[2] or 0) > 65535:
         raise Unreadable(
-            f"its address has {authority[:MOST_CHARACTERS]!r} where a host, or a host and a port, is expected; user "
+            f"its address has {authority[:MAX_CHARACTERS]!r} where a host, or a host and a port, is expected; user "
             "names and passwords are not sent: download it with another tool, and pass the path"
         )
     return authority

@@ -10,7 +10,7 @@ from pathlib import Path
 from .addresses import scheme_of
 
 
-MOST_CHARACTERS = 1000  # of a path or URL in a message
+MAX_CHARACTERS = 1000  # of a path or URL in a message
 
 
 class VideoReadError(ValueError):
@@ -49,8 +49,8 @@ def describe(source) -> str:
         text = str(source)
         if scheme_of(text) == "data":
             return f"given as a data URI of {len(text)} characters"
-        if len(text) > MOST_CHARACTERS:
-            return f"{text[:MOST_CHARACTERS]!r}… ({len(text)} characters)"
+        if len(text) > MAX_CHARACTERS:
+            return f"{text[:MAX_CHARACTERS]!r}… ({len(text)} characters)"
         return repr(text)
     return f"given as {type(source).__name__} {getattr(source, 'name', '')}".rstrip()
 

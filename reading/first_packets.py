@@ -19,8 +19,8 @@ from .packet_units import START_CODE, UnitsOfPictures, check_units_of_packet, co
 
 
 KEPT_BYTES = 2 * PROBED_BYTES  # of packets, which FFmpeg keeps while it opens a file, at most
-MOST_FIRST_PACKETS = 500_000  # in these bytes; FFmpeg keeps half a kilobyte for each
-MOST_HEADER_BYTES = 2**26  # of other files than MP4; FFmpeg keeps up to 33 for each (lists in Matroska)
+MAX_FIRST_PACKETS = 500_000  # in these bytes; FFmpeg keeps half a kilobyte for each
+MAX_HEADER_BYTES = 2**26  # of other files than MP4; FFmpeg keeps up to 33 for each (lists in Matroska)
 FIRST_PACKETS = 10  # with `max_packet_units` each, in what FFmpeg reads to find streams that no header announces
 # No decoder is called "none".
 WITHOUT_DECODERS_AND_PARSERS = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
@@ -46,7 +46,7 @@ def check_first_packets(file: GuardedFile, limits: ReadingLimits):
     format_name = ""
     for seconds in (0, file.deadline.seconds_left()):
         if not seconds:
-            watch = WatchOfOpening(limits, most_bytes=math.inf if index else MOST_HEADER_BYTES)
+            watch = WatchOfOpening(limits, most_bytes=math.inf if index else MAX_HEADER_BYTES)
         elif format_name in FORMATS_OF_SMALL_PACKETS:
             watch = WatchOfOpening(limits)
         else:  # packets of streams that have appeared by then are split before they can be counted one by one
@@ -76,7 +76,7 @@ class WatchOfOpening:
     def add(self, data: bytes):
         self.num_bytes += len(data)
         if self.num_bytes > self.most_bytes:
-            raise OverLimit(f"its header has more than {MOST_HEADER_BYTES} bytes; encode the video again")
+            raise OverLimit(f"its header has more than {MAX_HEADER_BYTES} bytes; encode the video again")
         self.num_units += data.count(START_CODE)
         if self.num_units > self.most_units:
             self.limits.check_packet_units(self.num_units)
@@ -96,9 +96,9 @@ class FirstPackets:
         self.num_packets += 1
         self.num_bytes += packet.size
         is_kept = self.num_bytes <= KEPT_BYTES
-        if is_kept and self.num_packets > MOST_FIRST_PACKETS:
+        if is_kept and self.num_packets > MAX_FIRST_PACKETS:
             raise OverLimit(
-                f"its first {KEPT_BYTES} bytes of packets are more than {MOST_FIRST_PACKETS} packets; "
+                f"its first {KEPT_BYTES} bytes of packets are more than {MAX_FIRST_PACKETS} packets; "
                 "encode the video again"
             )
         if packet.stream.type != "video":

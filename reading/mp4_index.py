@@ -21,7 +21,7 @@ from .open_video import PROBED_BYTES
 
 ENTRIES_PER_FRAME = 20  # of video, and those of its sound, edits, fragments; real files have up to 5
 FEWEST_FRAMES = 100_000  # for which there is always room; a lower `max_frames` has an error of its own
-MOST_MP4_HEADER_BYTES = 2**28
+MAX_MP4_HEADER_BYTES = 2**28
 # FFmpeg recognises an MP4 by one of these, if boxes follow one another from the first byte up to it.
 BOXES_OF_MP4 = frozenset(
     (
@@ -63,7 +63,7 @@ def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> 
         What the header claims; None for a file that FFmpeg does not take for an MP4.
 
     Raises:
-        OverLimit: the header has, or makes FFmpeg keep, more than `MOST_MP4_HEADER_BYTES` or
+        OverLimit: the header has, or makes FFmpeg keep, more than `MAX_MP4_HEADER_BYTES` or
             `ENTRIES_PER_FRAME * limits.max_frames`.
     """
     if not is_mp4(read_at):
@@ -102,10 +102,10 @@ def boxes_but_mdat(read_at: Callable[[int, int], bytes]) -> Iterator[bytes]:
     while len(header := read_at(at, 16)) >= 8:
         size, start = box_size(header, 4)
         if header[4:8] != b"mdat":
-            box = read_at(at, min(size or MOST_MP4_HEADER_BYTES + 1, MOST_MP4_HEADER_BYTES + 1))
+            box = read_at(at, min(size or MAX_MP4_HEADER_BYTES + 1, MAX_MP4_HEADER_BYTES + 1))
             num_bytes += len(box)
-            if num_bytes > MOST_MP4_HEADER_BYTES:
-                raise OverLimit(f"its header has more than {MOST_MP4_HEADER_BYTES} bytes; encode the video again")
+            if num_bytes > MAX_MP4_HEADER_BYTES:
+                raise OverLimit(f"its header has more than {MAX_MP4_HEADER_BYTES} bytes; encode the video again")
             yield box
         if not start <= size < 2**63:  # the last one: it reaches to the end, or FFmpeg stops at it
             break
@@ -176,11 +176,11 @@ class Index:
     def add_compressed(self, data: bytes, start: int, compressed: bool):
         """A header that is packed by zlib, after its unpacked size."""
         try:
-            unpacked = zlib.decompressobj().decompress(data[start + 4 :], MOST_MP4_HEADER_BYTES + 1)
+            unpacked = zlib.decompressobj().decompress(data[start + 4 :], MAX_MP4_HEADER_BYTES + 1)
         except zlib.error:  # FFmpeg cannot unpack it either
             return
-        if compressed or len(unpacked) > MOST_MP4_HEADER_BYTES:
-            raise OverLimit(f"its header has more than {MOST_MP4_HEADER_BYTES} bytes, packed; encode the video again")
+        if compressed or len(unpacked) > MAX_MP4_HEADER_BYTES:
+            raise OverLimit(f"its header has more than {MAX_MP4_HEADER_BYTES} bytes, packed; encode the video again")
         self.add(unpacked, compressed=True)
 
     def add_pcm(self, moov: bytes) -> set[int]:

@@ -14,7 +14,7 @@ from .limits import ReadingLimits
 from .packet_units import check_units_of_packet
 
 
-MOST_THREADS = 16  # of a decoder, as FFmpeg has it
+MAX_THREADS = 16  # of a decoder, as FFmpeg has it
 # What FFmpeg calls the formats that are read. It knows some three hundred, and what their headers make it keep is not
 # known of the others.
 FORMATS = (
@@ -64,7 +64,7 @@ def open_video(file: GuardedFile, limits: ReadingLimits, stream_index: int | Non
         context.options = {"max_pixels": str(limits.max_frame_pixels)}
         stream.thread_type = "AUTO"
         # Twice as many as processors, because packets that are skipped take a thread's turn too.
-        context.thread_count = min(2 * (os.cpu_count() or 1), MOST_THREADS)
+        context.thread_count = min(2 * (os.cpu_count() or 1), MAX_THREADS)
         yield OpenVideo(file, limits, container, stream)
 
 

@@ -2,7 +2,7 @@
 
 In one file of each ending of the corpus every four bytes of its beginning and its end are set to a large number, one
 after another, and the file is read in a process of its own. Prints, for each file, the most memory that one of these
-took on top of what was there before; exit status 1 when that is more than `MOST_MIB`.
+took on top of what was there before; exit status 1 when that is more than `MAX_MIB`.
 """
 
 import re
@@ -18,7 +18,7 @@ from tests.fuzz.corpus import CLIPS, PICTURES, make_corpus
 
 BEGINNING, END = 600, 200  # bytes
 LARGE_NUMBERS = (b"\x7f\xff\xff\xff", b"\xff\xff\xff\x0f")  # in either order of bytes
-MOST_MIB = 512
+MAX_MIB = 512
 LIMITS = ReadingLimits(max_decode_seconds=20, max_frame_pixels=1920 * 1080, max_result_bytes=2**28, max_frames=100_000)
 
 
@@ -52,7 +52,7 @@ def main(endings: list[str]) -> int:
             mib, position = pool.apply(most_taken, (path,))
             worst = max(worst, mib)
             print(f"{path.name}: {mib} MiB, at byte {position}", flush=True)
-    return int(worst > MOST_MIB)
+    return int(worst > MAX_MIB)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_claims_inside_of_mdat_are_pictures():
 
 
 def test_long_headers_are_refused(monkeypatch):
-    monkeypatch.setattr(mp4_index, "MOST_MP4_HEADER_BYTES", 5000)
+    monkeypatch.setattr(mp4_index, "MAX_MP4_HEADER_BYTES", 5000)
     with pytest.raises(VideoLimitError, match="its header has more than 5000 bytes; encode the video again"):
         read_video(film(box(b"free", bytes(6000))))
     packed = box(b"cmov", box(b"dcom", b"zlib"), box(b"cmvd", numbers(6000), zlib.compress(bytes(6000))))

@@ -108,7 +108,7 @@ def test_units_of_a_stream_of_vvc_are_counted():
 
 
 def test_long_headers_are_refused(monkeypatch):
-    monkeypatch.setattr(first_packets, "MOST_HEADER_BYTES", 2**17)
+    monkeypatch.setattr(first_packets, "MAX_HEADER_BYTES", 2**17)
     video = matroska("V_MPEG4/ISO/AVC", [])
     tags = element("1254c367", b"\x73\x73\x80" * 200_000)
     with pytest.raises(VideoLimitError, match="its header has more than 131072 bytes; encode the video again"):
