@@ -118,11 +118,13 @@ VIDEO_178K_SOURCES = {
     "context_length": "docs/LLaVA_Video_1003.md",
 }
 
+# Each has a sibling that went through DPO, and is used like it.
+VICUNA_7B = Released("lmsys/vicuna-7b-v1.5", CLIP, VICUNA, 32001, 32000, VICUNA_SOURCES, VICUNA_UNKNOWN)
+YI_34B = Released("NousResearch/Nous-Hermes-2-Yi-34B", CLIP, YI, 64001, 64000, YI_SOURCES, VICUNA_UNKNOWN)
+
 RELEASED = {
-    "LLaVA-NeXT-Video-7B": Released("lmsys/vicuna-7b-v1.5", CLIP, VICUNA, 32001, 32000, VICUNA_SOURCES, VICUNA_UNKNOWN),
-    "LLaVA-NeXT-Video-7B-DPO": Released(
-        "lmsys/vicuna-7b-v1.5", CLIP, VICUNA, 32001, 32000, VICUNA_SOURCES, VICUNA_UNKNOWN
-    ),
+    "LLaVA-NeXT-Video-7B": VICUNA_7B,
+    "LLaVA-NeXT-Video-7B-DPO": VICUNA_7B,
     "LLaVA-NeXT-Video-7B-32K": Released(
         "mistralai/Mistral-7B-Instruct-v0.2",
         CLIP,
@@ -137,12 +139,8 @@ RELEASED = {
         },
         VICUNA_UNKNOWN,
     ),
-    "LLaVA-NeXT-Video-34B": Released(
-        "NousResearch/Nous-Hermes-2-Yi-34B", CLIP, YI, 64001, 64000, YI_SOURCES, VICUNA_UNKNOWN
-    ),
-    "LLaVA-NeXT-Video-34B-DPO": Released(
-        "NousResearch/Nous-Hermes-2-Yi-34B", CLIP, YI, 64001, 64000, YI_SOURCES, VICUNA_UNKNOWN
-    ),
+    "LLaVA-NeXT-Video-34B": YI_34B,
+    "LLaVA-NeXT-Video-34B-DPO": YI_34B,
     "LLaVA-NeXT-Video-32B-Qwen": Released(
         "Qwen/Qwen1.5-32B-Chat",
         SIGLIP,

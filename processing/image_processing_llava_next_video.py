@@ -183,14 +183,11 @@ def as_list_of_pictures(images) -> list:
     Raises:
         TypeError: something in it is not a picture.
     """
-    if isinstance(images, list | tuple):
+    num_dimensions = images.ndim if isinstance(images, np.ndarray | torch.Tensor) else 0
+    if isinstance(images, list | tuple) or num_dimensions > 3:
         return [picture for item in images for picture in as_list_of_pictures(item)]
-    if isinstance(images, Image.Image):
+    if isinstance(images, Image.Image) or num_dimensions in (2, 3):
         return [images]
-    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim in (2, 3):
-        return [images]
-    if isinstance(images, np.ndarray | torch.Tensor) and images.ndim > 3:
-        return [picture for item in images for picture in as_list_of_pictures(item)]
     raise TypeError(
         f"A picture cannot be made of {type(images).__name__}"
         f"{list(images.shape) if hasattr(images, 'shape') else ''}. Pass a path, a URL, bytes, a file object, a PIL "
