@@ -76,7 +76,9 @@ def model_card(
             "question can be asked. Set `processor.chat_template`, and save the processor."
         )
     released = find_released(repository) if repository else None
-    base_model = base_model or base_models(released)
+    if not base_model:
+        both_are_known = released is not None and "/" in released.language_model  # else it is no Hub id
+        base_model = [released.language_model, released.vision_tower] if both_are_known else None
     header = ModelCardData(
         license=license,
         library_name="transformers",
@@ -100,7 +102,9 @@ def model_card(
         config=config,
         processor=processor,
         beyond_built_in=[code(f"{name}={value!r}") for name, value in config.settings_beyond_built_in.items()],
-        built_in_tokens=built_in_tokens(config),
+        # Of a frame, whatever the stride and however odd the grid; source: `__call__` in
+        # transformers/models/llava_next_video/processing_llava_next_video.py.
+        built_in_tokens=config.patches_per_side**2 // 4,
         tokens_per_frame=tokens_per_frame(config, processor),
         requirements=[f'"{line}"' for line in requires(DISTRIBUTION) or () if ";" not in line],
         newlines=NEWLINES[config.video_newline_position],
@@ -141,21 +145,6 @@ def code(text: str) -> str:
 def longest_run(text: str) -> int:
     """How many backticks in a row a text has."""
     return max(map(len, re.findall("`+", text)), default=0)
-
-
-def built_in_tokens(config: LlavaNextVideoConfig) -> int:
-    """Tokens of a frame as the built-in's processor counts them, whatever the stride and however odd the grid.
-
-    Source: `__call__` in transformers/models/llava_next_video/processing_llava_next_video.py.
-    """
-    return config.patches_per_side**2 // 4
-
-
-def base_models(released: Released | None) -> list[str] | None:
-    """What a released checkpoint was initialised from, where the Hub ids of both parts are known."""
-    if released is None or "/" not in released.language_model:
-        return None
-    return [released.language_model, released.vision_tower]
 
 
 def published_figures(
