@@ -15,21 +15,13 @@ from llava_next_video.modeling.checkpoint_settings import UntrustedCheckpoint
 from llava_next_video.registration import DEMO_CHECKPOINT
 
 
-# The function of each command, which gets its arguments.
-COMMANDS = {
-    "ask": "llava_next_video.ask_and_chat:ask",
-    "chat": "llava_next_video.ask_and_chat:chat",
-    "convert": "llava_next_video.conversion.command:run",
-    "export": "llava_next_video.hub.export:run",
-    "serve": "llava_next_video.serving.transformers_serve:serve",
-}
 SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status; what the user got wrong is one line on standard error."""
     args = parse_arguments(arguments)
-    module, _, function = COMMANDS[args.command].partition(":")
+    module, _, function = COMMANDS[args.command][0].partition(":")
     try:
         getattr(import_module(module), function)(args)
     except (ValueError, OSError, ImportError, UntrustedCheckpoint) as error:
@@ -43,41 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="llava-next-video", description="LLaVA-NeXT-Video for transformers.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_ask_arguments(
-        commands.add_parser(
-            "ask",
-            help="ask a question about a video",
-            description="Answer a question about a video, streaming the answer, or as one line of JSON.",
-        )
-    )
-    add_chat_arguments(
-        commands.add_parser(
-            "chat",
-            help="talk about a video",
-            description="Talk about a video: one question a line, each answered in the light of those before.",
-        )
-    )
-    add_convert_arguments(
-        commands.add_parser(
-            "convert",
-            help="convert an original checkpoint",
-            description="Convert a checkpoint of the original LLaVA-NeXT code to this package's format, or back.",
-        )
-    )
-    add_export_arguments(
-        commands.add_parser(
-            "export",
-            help="write a checkpoint with its code",
-            description="Write a checkpoint with the code that loads it, for people who have only transformers.",
-        )
-    )
-    add_serve_arguments(
-        commands.add_parser(
-            "serve",
-            help="answer requests over HTTP",
-            description="Answer questions about videos over HTTP, as OpenAI's chat completions and responses do.",
-        )
-    )
+    for name, (_, help, description, add_arguments) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=help, description=description))
     return parser.parse_args(arguments)
 
 
@@ -256,6 +215,41 @@ def parse_factor(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is not a factor; write 'auto' or a number of at least 1")
     return factor
 
+
+# Of each command: the function that gets its arguments; what `--help` says of it, in short and at length; the function
+# that describes its arguments.
+COMMANDS = {
+    "ask": (
+        "llava_next_video.ask_and_chat:ask",
+        "ask a question about a video",
+        "Answer a question about a video, streaming the answer, or as one line of JSON.",
+        add_ask_arguments,
+    ),
+    "chat": (
+        "llava_next_video.ask_and_chat:chat",
+        "talk about a video",
+        "Talk about a video: one question a line, each answered in the light of those before.",
+        add_chat_arguments,
+    ),
+    "convert": (
+        "llava_next_video.conversion.command:run",
+        "convert an original checkpoint",
+        "Convert a checkpoint of the original LLaVA-NeXT code to this package's format, or back.",
+        add_convert_arguments,
+    ),
+    "export": (
+        "llava_next_video.hub.export:run",
+        "write a checkpoint with its code",
+        "Write a checkpoint with the code that loads it, for people who have only transformers.",
+        add_export_arguments,
+    ),
+    "serve": (
+        "llava_next_video.serving.transformers_serve:serve",
+        "answer requests over HTTP",
+        "Answer questions about videos over HTTP, as OpenAI's chat completions and responses do.",
+        add_serve_arguments,
+    ),
+}
 
 if __name__ == "__main__":
     sys.exit(main())
