@@ -41,10 +41,7 @@ class Report:
 
 
 def convert(
-    plan: Plan | PlanToOriginal,
-    destination: str | Path,
-    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
-    show: bool = False,
+    plan: Plan | PlanToOriginal, destination: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES, show: bool = False
 ) -> Report:
     """Write a planned conversion to a new folder.
 

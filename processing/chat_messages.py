@@ -88,13 +88,12 @@ def checked_conversations(conversation, need_sources: bool = True) -> tuple[list
 def with_media(messages: list[dict], picture: Callable | None = None, video: Callable | None = None) -> list[dict]:
     """The messages of a checked chat, with the functions applied to each picture and each video, in order. Without a
     function they stay as they are, and so do parts without a source."""
-    change = {"image": picture, "video": video}
+    functions = {"image": picture, "video": video}
 
     def changed(part: dict) -> dict:
         kind = part["type"]
-        if change.get(kind) is None or kind not in part:
-            return part
-        return {**part, kind: change[kind](part[kind])}
+        change = functions.get(kind)
+        return part if change is None or kind not in part else {**part, kind: change(part[kind])}
 
     return [
         {**message, "content": [changed(part) for part in message["content"]]}
