@@ -172,7 +172,7 @@ INDEX = "model.safetensors.index.json"
         (FIRST, headers(a=entry([9] * 800_000, 0, 8)), "'a' has 800000 dimensions, more than 8"),  # took minutes
         (FIRST, headers(a=entry([2**48], 0, 8)), "'a' has the impossible shape [281474976710656]"),
         (FIRST, headers(a=entry([2], 0, 8.0)), "'a' of shape [2] does not take 8.0 bytes"),
-        (FIRST, headers(a=entry([2], 0.0, 8)), "'a' begins at byte 0.0 behind"),
+        (FIRST, headers(a=entry([2], 0.0, 8)), "'a' begins at byte 0.0 after"),
         (FIRST, headers(a={**entry([2], 0, -8), "dtype": "F8_E4M3"}), "'a' of shape [2] does not take -8 bytes"),
         (FIRST, lambda file: write_header(file, b'{"a": %s, "a": %s}' % ((TWICE,) * 2), 8), "it names 'a' twice"),
         (FIRST, many_tensors, "it names 262145 tensors, more than 262144"),
