@@ -55,6 +55,10 @@ class PlannedTensor:
             mean = (total / self.source.shape[0]).to(self.dtype)
             yield mean.repeat(wanted // len(mean))
 
+    def get_shape(self) -> list[int]:
+        """What transformers asks before it reads this process's part."""
+        return list(self.shape)
+
     def __getitem__(self, index) -> torch.Tensor:
         """Read the tensor, as transformers does with the tensors that it loads."""
         return torch.cat(list(self.pieces())).view(self.shape)[index]

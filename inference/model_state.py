@@ -3,7 +3,6 @@
 import sys
 import weakref
 from collections.abc import Iterator
-from itertools import chain
 
 import torch
 from torch import nn
@@ -27,13 +26,14 @@ class ModelState:
 
     def __init__(self, model: nn.Module):
         weights = [*model.parameters(), *model.buffers()]
-        self.alive = [weakref.ref(weight) for weight in weights]  # the id of a deleted weight may be given to another
+        # The id of a deleted weight may be given to another.
+        self.alive = [weakref.ref(weight) for weight in weights if not weight.is_meta]
         self.seen = (
             [identity(weight) for weight in weights],
             list(sampled_numbers(weights)),
             [part for module in model.modules() for part in settings_of(module)],
             configuration_of(model),
-            precision(model),
+            precision(),
             (*torch_module._global_forward_hooks, *torch_module._global_forward_pre_hooks),
         )
 
@@ -46,10 +46,12 @@ class ModelState:
 def is_plain(weight: torch.Tensor) -> bool:
     """Whether its numbers can be read from memory: sharded and quantized weights are of other classes, and offloaded
     ones on the device "meta"."""
-    return type(weight) in (torch.Tensor, nn.Parameter) and weight.device.type != "meta"
+    return type(weight) in (torch.Tensor, nn.Parameter) and not weight.is_meta
 
 
 def identity(weight: torch.Tensor) -> tuple:
+    if weight.is_meta:  # offloaded: another object after every use, and never changed
+        return tuple(weight.shape), weight.dtype
     version = None if weight.is_inference() else weight._version  # counts changes in place
     return id(weight), weight.data_ptr() if is_plain(weight) else None, version, weight.dtype, weight.device
 
@@ -94,7 +96,8 @@ def configuration_of(model: nn.Module) -> str:
     return f"{attention} {config.to_json_string(use_diff=False) if config is not None else ''}"
 
 
-def precision(model: nn.Module) -> tuple:
-    device = next(chain(model.parameters(), model.buffers())).device.type
-    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+def precision() -> tuple:
+    accelerator = torch.accelerator.current_accelerator()
+    devices = ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+    autocast = [torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) for device in devices]
     return autocast, torch.get_float32_matmul_precision()

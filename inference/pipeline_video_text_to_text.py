@@ -16,6 +16,7 @@ from ..processing.chat_messages import checked_conversation, with_media
 from ..reading.addresses import is_web_address
 from .code_export import write_code
 from .continued_conversation import continue_conversation, shared_length
+from .offloaded_models import without_disk
 from .pipeline_inputs import (
     PackedInput,
     as_chat,
@@ -54,7 +55,8 @@ class VideoTextToTextPipeline(Pipeline):
     def __init__(self, model, *args, remembered_videos: int = 8, **kwargs):
         if isinstance(assistant := kwargs.get("assistant_model"), str | Path):
             kwargs.update(load_assistant(str(assistant), model))
-        super().__init__(model, *args, **kwargs)
+        with without_disk(model):
+            super().__init__(model, *args, **kwargs)
         self.memory = VideoMemory(remembered_videos)
 
     def forget(self):
@@ -74,8 +76,9 @@ class VideoTextToTextPipeline(Pipeline):
         if kwargs.get("push_to_hub"):
             raise ValueError("The pipeline was to be saved with push_to_hub=True; call its push_to_hub(repository).")
         self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory)
-        write_code(save_directory)
+        if self.model.should_save_on_this_rank(kwargs.get("is_main_process", True)):  # as the model does
+            self.processor.save_pretrained(save_directory)
+            write_code(save_directory)
 
     def __call__(self, videos=None, text=None, **kwargs) -> Any:
         """Answer one question, or many.

@@ -40,6 +40,7 @@ from .model_inputs import (
 from .model_outputs import CACHE_NAME, LlavaNextVideoCausalLMOutputWithPast, LlavaNextVideoModelOutputWithPast
 from .older_weight_names import register_older_weight_names, rename_older_weights
 from .other_formats import format_of
+from .placement import check_heads, with_vectors_in_memory
 from .projector import LlavaNextVideoMultiModalProjector, LlavaNextVideoPooler
 from .visual_grid import tile_grid
 from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video
@@ -72,8 +73,10 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
         if pretrained_model_name_or_path is not None:
             for index in Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "").glob("*.index.json"):
                 read_weight_map(index)  # transformers would open whatever files it names
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        device_map = with_vectors_in_memory(kwargs.pop("device_map", None))
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, device_map=device_map, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple where loading_info was asked for
+        check_heads(model)
         model.base_model.freeze_what_never_runs()  # loading puts new parameters in
         return loaded
 
@@ -340,6 +343,10 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Llav
         self.model = LlavaNextVideoModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+        if config.tie_word_embeddings:
+            # The head is divided among processes, and so is the matrix that it shares. transformers 5.20 divides it
+            # only where `text_config` says that it is shared.
+            self._tp_plan.setdefault("model.language_model.embed_tokens", "embedding_rowwise")
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head

@@ -29,13 +29,17 @@ from .video_processing_llava_next_video import LlavaNextVideoVideoProcessor, Lla
 MODEL_ARGUMENTS = (
     "attn_implementation",
     "device_map",
+    "device_mesh",
+    "distributed_config",
     "dtype",
     "low_cpu_mem_usage",
     "max_memory",
+    "offload_buffers",
     "offload_folder",
     "quantization_config",
     "torch_dtype",
     "tp_plan",
+    "tp_size",
     "use_safetensors",
 )
 # What the pictures, videos and texts of a chat are called in a call; they come from its messages.

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
@@ -109,27 +108,3 @@ def test_training_goes_on_with_the_weights_it_had(tmp_path):
         (a - b).abs().max() for a, b in zip(once.state_dict().values(), resumed.state_dict().values(), strict=True)
     ]
     assert max(differences) <= 1e-6
-
-
-@pytest.mark.parametrize(
-    "disk", [[""], ["model.vision_tower"], ["model.vision_tower.embeddings", "model.vision_tower.encoder"], ["lm_head"]]
-)
-def test_parts_on_disk_answer_the_same(disk, tmp_path):
-    """With everything there, newlines were copied from nowhere."""
-    model = make_model(video_newline_position="grid", slow_frame_stride=2)
-    model.save_pretrained(tmp_path / "model")
-    inputs = make_processor(model.config)(
-        text="<video>a<image>?", videos=[random_frames(5)], images=[Image.new("RGB", (20, 30))]
-    )
-    device_map = dict.fromkeys(disk, "disk")
-    for name, _ in model.named_parameters():
-        if not any(name.startswith(part) for part in disk):
-            device_map.setdefault(".".join(name.split(".")[:3]).removesuffix(".weight"), "cpu")
-    offloaded = LlavaNextVideoForConditionalGeneration.from_pretrained(
-        tmp_path / "model", device_map=device_map, offload_folder=tmp_path / "disk"
-    )
-    assert any(parameter.device.type == "meta" for parameter in offloaded.parameters())
-    with torch.no_grad():
-        assert torch.allclose(offloaded(**inputs).logits, model(**inputs).logits, atol=1e-6)
-    expected = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    assert offloaded.generate(**inputs, max_new_tokens=4, do_sample=False).tolist() == expected.tolist()

@@ -362,3 +362,10 @@ def test_text_runs_on_the_meta_device():
     """Tools run a model there to count operations; it has no numbers to look at."""
     ids = torch.ones(1, 3, dtype=torch.long, device="meta")
     assert make_model().to("meta")(input_ids=ids).logits.shape == (1, 3, 264)
+
+
+def test_convolution_pools_the_features_of_several_layers():
+    """It expected those of one layer, and every video failed."""
+    model = make_model(spatial_pool_mode="conv", vision_feature_layer=[-2, -1])
+    [tokens] = model.get_video_features(torch.ones(1, 3, 3, 16, 16)).pooler_output
+    assert tokens.shape == (3 * 2 * 2, 32)

@@ -1,0 +1,33 @@
+"""Weights in several places: parts of a model on a disk (`device_map`), layers divided among processes (`tp_plan`)."""
+
+from transformers import PreTrainedModel
+
+
+LEARNED_VECTORS = ("image_newline", "faster_token")
+
+
+def with_vectors_in_memory(device_map):
+    """A `device_map` that keeps the learned vectors in memory where it would put one on the disk alone.
+
+    accelerate reads a part from the disk when the `forward` of its module begins, and a vector has none. They take a
+    few kilobytes.
+    """
+    if not isinstance(device_map, dict):
+        return device_map
+    on_disk = {name for name, device in device_map.items() if device == "disk"}
+    return device_map | {name: "cpu" for name in on_disk if name.rpartition(".")[2] in LEARNED_VECTORS}
+
+
+def check_heads(model: PreTrainedModel):
+    """Raise a ValueError when attention heads were divided among processes and do not come out even. Loading goes well
+    then, and the first question would fail about the shape of a tensor."""
+    processes = model.tp_size or 1
+    for part, config in (("language_model", model.config.text_config), ("vision_tower", model.config.vision_config)):
+        divided = any(f"{part}." in rule and rule.endswith("k_proj") for rule in model.tp_plan)
+        groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        if divided and isinstance(groups, int) and groups % processes:
+            raise ValueError(
+                f"The model was to be divided among {processes} processes, but its {part} has {groups} key-value "
+                f"heads, which cannot be dealt out evenly. Start a number of processes that divides {groups} "
+                "(`torchrun --nproc-per-node`), or load the model into one process with device_map='auto'."
+            )
