@@ -93,8 +93,6 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
 class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
     """Vision tower, projector, pooling, newlines and language model, without the language-model head."""
 
-    _keys_to_ignore_on_load_unexpected = (r"lm_head\.",)
-
     def __init__(self, config: LlavaNextVideoConfig):
         from .vision_tower import make_vision_tower  # as in `register_older_weight_names`
 
@@ -117,6 +115,12 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             ) from error
         self.freeze_what_never_runs()
         self.post_init()
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info):
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        # Checkpoints have a head, which is not a surprise here. Not by `_keys_to_ignore_on_load_unexpected`: vLLM builds
+        # this class, puts a head of its own on it, and drops the weights that the model says to ignore.
+        loading_info.unexpected_keys = {name for name in loading_info.unexpected_keys if "lm_head." not in name}
 
     def freeze_what_never_runs(self):
         """Ask for no gradients of the tower's layers and head that `vision_feature_layer` leaves out."""

@@ -12,6 +12,7 @@ from transformers.video_utils import VideoMetadata
 from ..reading.limits import ReadingLimits
 from ..reading.picture_files import head_of, is_base64_picture, is_picture
 from ..reading.pictures import rgb_frames, rgb_video
+from ..reading.video_metadata import VariableRateMetadata
 from ..reading.video_sources import is_value_of_column, is_video_source, plain_source
 
 
@@ -88,7 +89,9 @@ def sample_array(
             f"The video processor got a video of shape {list(video.shape)}, which has no frames or no pixels."
         )
     given = dict(metadata or {})
-    metadata = VideoMetadata(**{**given, "total_num_frames": given.get("total_num_frames") or len(video)})
+    given["total_num_frames"] = given.get("total_num_frames") or len(video)
+    times = getattr(metadata, "times_of_all_frames", None)
+    metadata = VideoMetadata(**given) if times is None else VariableRateMetadata(times, **given)
     if metadata.frames_indices is None:
         metadata.frames_indices = list(range(len(video)))
     indices = None

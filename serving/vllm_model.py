@@ -1,0 +1,98 @@
+"""The model as vLLM runs it: vLLM's own wrapper for models of transformers, told what it cannot know of videos.
+
+That is how many frames to plan memory for (vLLM plans for 16), and sentences about the times of frames, which need
+metadata and are joined with the text after them. vLLM imports this module by name (`vllm_plugin.py`); it stands on
+parts of vLLM that may change: docs/guides/serving.md lists the versions that were run.
+"""
+
+from bisect import bisect_right
+from functools import cached_property
+
+from vllm.model_executor.models.transformers import (  # pyright: ignore[reportMissingImports]
+    TransformersMultiModalForCausalLM,
+)
+from vllm.model_executor.models.transformers.multimodal import (  # pyright: ignore[reportMissingImports]
+    MultiModalDummyInputsBuilder,
+    MultiModalProcessingInfo,
+    MultiModalProcessor,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY  # pyright: ignore[reportMissingImports]
+from vllm.multimodal.processing import PromptUpdateDetails  # pyright: ignore[reportMissingImports]
+
+from llava_next_video.serving.vllm_prompts import check_says_no_times, ids_joined_with, is_followed_by, says_times
+from llava_next_video.serving.vllm_videos import with_times
+
+
+class ProcessingInfo(MultiModalProcessingInfo):
+    """What vLLM asks about videos before it gets any."""
+
+    @cached_property
+    def says_times(self) -> bool:
+        return says_times(self.get_hf_processor(), self.ctx.get_merged_mm_kwargs({}))
+
+    @cached_property
+    def _video_needs_metadata(self) -> bool:
+        return self.says_times or super()._video_needs_metadata
+
+    def get_num_frames_with_most_features(self, seq_len, mm_counts) -> int:
+        """Frames that vLLM plans memory for: those that videos are read with, but no more than fit into a prompt."""
+        num_frames = self.ctx.get_mm_config().media_io_kwargs.get("video", {}).get("num_frames", -1)
+        longest = seq_len // max(mm_counts.get("video", 0), 1)
+        most = num_frames if num_frames > 0 else longest  # a frame is one token or more
+        return max(1, bisect_right(range(1, most + 1), longest, key=self._get_max_video_tokens_for_frames))
+
+
+class DummyInputsBuilder(MultiModalDummyInputsBuilder):
+    """Videos that vLLM makes up to measure memory with."""
+
+    def get_dummy_mm_data(self, *args, **kwargs):
+        data = super().get_dummy_mm_data(*args, **kwargs)
+        if self.info.says_times and "video" in data:
+            # One frame a second: the checkpoint may have no `fps`, and without one there is nothing to say of times.
+            data["video"] = [
+                (frames, {**metadata, "fps": 1.0, "duration": float(len(frames))}) for frames, metadata in data["video"]
+            ]
+        return data
+
+
+class Processor(MultiModalProcessor):
+    """Hands videos and what is known of their times to our processor, and puts what it returns into prompts."""
+
+    def _get_hf_mm_inputs(self, mm_items, hf_kwargs):
+        inputs = super()._get_hf_mm_inputs(mm_items, hf_kwargs)
+        if not self.info.says_times:
+            check_says_no_times(self.info.get_hf_processor(), hf_kwargs)
+        if metadata := inputs.hf_data.get("video_metadata"):
+            inputs.hf_data["video_metadata"] = [with_times(each) for each in metadata]
+        return inputs
+
+    def _apply_token_matches_with_placeholders(self, token_ids, mm_prompt_updates):
+        """Where a sentence of times and the new line after it are tokenized as one, replace both."""
+        if self.info.says_times and "video" in mm_prompt_updates:
+            videos = self._updates_with_newlines(token_ids, mm_prompt_updates["video"])
+            mm_prompt_updates = {**mm_prompt_updates, "video": videos}
+        return super()._apply_token_matches_with_placeholders(token_ids, mm_prompt_updates)
+
+    def _updates_with_newlines(self, token_ids, updates_of_videos):
+        tokenizer = self.info.get_tokenizer()
+        video_token = self.info.get_hf_processor().video_token_id
+        newline = tokenizer.encode("\n", add_special_tokens=False)
+        positions = [index for index, token in enumerate(token_ids) if token == video_token]
+        changed = []
+        for number, updates in enumerate(updates_of_videos):
+            if number < len(positions) and is_followed_by(token_ids, positions[number], newline):
+                updates = [
+                    update.with_target([video_token, *newline]).with_content(
+                        PromptUpdateDetails.select_token_id(
+                            ids_joined_with("\n", update.content.full, video_token, tokenizer), video_token
+                        )
+                    )
+                    for update in updates
+                ]
+            changed.append(updates)
+        return changed
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=ProcessingInfo, dummy_inputs=DummyInputsBuilder)
+class LlavaNextVideoForVllm(TransformersMultiModalForCausalLM):
+    """LLaVA-NeXT-Video in vLLM."""

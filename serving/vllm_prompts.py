@@ -1,0 +1,45 @@
+"""Prompts in vLLM, which tokenizes the text around videos and what replaces videos apart.
+
+In most prompts that makes no difference. A sentence about times ends in a full stop, and Qwen's tokenizer has one token
+for a full stop and the new line after it.
+"""
+
+from collections.abc import Mapping
+
+from llava_next_video.processing import LlavaNextVideoProcessor
+
+
+def says_times(processor: LlavaNextVideoProcessor, arguments: Mapping) -> bool:
+    """Whether prompts say when frames were taken: by the arguments of a call, or by the checkpoint."""
+    given = {**arguments, **arguments.get("videos_kwargs", {})}
+    return bool(given.get("time_instruction", processor.video_processor.time_instruction))
+
+
+def check_says_no_times(processor: LlavaNextVideoProcessor, arguments: Mapping):
+    """Refuse to say times in one request, where vLLM drops what is known of them."""
+    if says_times(processor, arguments):
+        raise ValueError(
+            "A request has time_instruction=True, but vLLM keeps the times of videos only where all requests need "
+            "them. Start vLLM with --mm-processor-kwargs '{\"time_instruction\": true}'."
+        )
+
+
+def is_followed_by(token_ids: list[int], position: int, ids: list[int]) -> bool:
+    """Whether `ids` stand right after `position`."""
+    return token_ids[position + 1 : position + 1 + len(ids)] == ids
+
+
+def ids_joined_with(text: str, replacement: list[int], placeholder: int, tokenizer) -> list[int]:
+    """The ids of a replacement with `text` after it.
+
+    Args:
+        replacement: placeholders, and ids of the text after them.
+        placeholder: id of one.
+        tokenizer: whose ids these are.
+    """
+    end = len(replacement) - replacement[::-1].index(placeholder)
+    said = tokenizer.decode(replacement[end:])
+    if tokenizer.encode(said, add_special_tokens=False) != replacement[end:]:
+        # A text is tokenized otherwise after a token of its own, by SentencePiece, which joins no new lines either.
+        return [*replacement, *tokenizer.encode(text, add_special_tokens=False)]
+    return [*replacement[:end], *tokenizer.encode(said + text, add_special_tokens=False)]

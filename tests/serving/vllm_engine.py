@@ -1,0 +1,55 @@
+"""vLLM in this process, as `tests/serving/test_vllm.py` uses it, and requests in the shape that it takes."""
+
+import gc
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+
+# Before vLLM is imported: one process, and memory for keys and values in GiB.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
+
+
+@contextmanager
+def engine(folder, media: dict, **options):
+    """vLLM with a checkpoint, which may read the folder of `media`. Without compilation, which takes minutes."""
+    allowed = str(Path(next(iter(media.values()))).parent)
+    options = {"dtype": "float32", "enforce_eager": True, "seed": 0, **options}
+    llm = LLM(str(folder), allowed_local_media_path=allowed, distributed_executor_backend="uni", **options)
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def in_vllm(messages: list[dict]) -> list[dict]:
+    """A conversation of ours as vLLM takes it, with videos and images as file URLs."""
+    return [{**message, "content": content_in_vllm(message["content"])} for message in messages]
+
+
+def content_in_vllm(content: str | list[dict]) -> str | list[dict]:
+    if isinstance(content, str):
+        return content
+    return [
+        part
+        if part["type"] == "text"
+        else {"type": f"{part['type']}_url", f"{part['type']}_url": {"url": f"file://{part[part['type']]}"}}
+        for part in content
+    ]
+
+
+def chat(llm: LLM, conversations: list[list[dict]], max_tokens: int) -> list[tuple[list[int], list[int]]]:
+    """Ids of the prompt and of the answer to each conversation, asked as one batch."""
+    outputs = llm.chat(
+        [in_vllm(messages) for messages in conversations],
+        SamplingParams(temperature=0, max_tokens=max_tokens),
+        use_tqdm=False,
+    )
+    return [(list(output.prompt_token_ids), list(output.outputs[0].token_ids)) for output in outputs]
