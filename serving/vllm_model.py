@@ -19,7 +19,13 @@ from vllm.model_executor.models.transformers.multimodal import (  # pyright: ign
 from vllm.multimodal import MULTIMODAL_REGISTRY  # pyright: ignore[reportMissingImports]
 from vllm.multimodal.processing import PromptUpdateDetails  # pyright: ignore[reportMissingImports]
 
-from llava_next_video.serving.vllm_prompts import check_says_no_times, ids_joined_with, is_followed_by, says_times
+from llava_next_video.serving.vllm_prompts import (
+    check_says_no_times,
+    ids_joined_with,
+    is_followed_by,
+    says_times,
+    with_first_token,
+)
 from llava_next_video.serving.vllm_videos import with_times
 
 
@@ -65,6 +71,9 @@ class Processor(MultiModalProcessor):
         if metadata := inputs.hf_data.get("video_metadata"):
             inputs.hf_data["video_metadata"] = [with_times(each) for each in metadata]
         return inputs
+
+    def _postprocess_prompt(self, prompt):
+        return with_first_token(prompt, self.info.get_tokenizer())
 
     def _apply_token_matches_with_placeholders(self, token_ids, mm_prompt_updates):
         """Where a sentence of times and the new line after it are tokenized as one, replace both."""

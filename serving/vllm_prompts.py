@@ -24,6 +24,17 @@ def check_says_no_times(processor: LlavaNextVideoProcessor, arguments: Mapping):
         )
 
 
+def with_first_token(token_ids: list[int], tokenizer) -> list[int]:
+    """The ids of a prompt, begun as the tokenizer begins every text.
+
+    vLLM leaves that to the templates of chats. Those of the original, and of the Hub's checkpoints, do not do it.
+    """
+    begin = tokenizer.encode("")[:1]
+    if begin != [tokenizer.bos_token_id] or token_ids[:1] == begin:
+        return token_ids
+    return [*begin, *token_ids]
+
+
 def is_followed_by(token_ids: list[int], position: int, ids: list[int]) -> bool:
     """Whether `ids` stand right after `position`."""
     return token_ids[position + 1 : position + 1 + len(ids)] == ids

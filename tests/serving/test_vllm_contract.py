@@ -24,7 +24,13 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoProcessor, LlavaNextVideoVideoProcessor
 from llava_next_video.processing import CHAT_TEMPLATES
 from llava_next_video.reading.errors import VideoLimitError, VideoReadError
-from llava_next_video.serving.vllm_prompts import check_says_no_times, ids_joined_with, is_followed_by, says_times
+from llava_next_video.serving.vllm_prompts import (
+    check_says_no_times,
+    ids_joined_with,
+    is_followed_by,
+    says_times,
+    with_first_token,
+)
 from llava_next_video.serving.vllm_videos import (
     CheckpointDefaults,
     VideoReader,
@@ -113,6 +119,7 @@ def ids_in_vllm(processor, prompt: str, videos: list, images: list) -> list[int]
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     if not videos and not images:
         return ids
+    ids = with_first_token(ids, tokenizer)
     text = processor.image_token * len(images) + processor.video_token * len(videos)
     outputs = processor(text=text, **media_of(processor, videos, images), return_text_replacement_offsets=True)
     replacements = {"image": [], "video": []}
@@ -144,7 +151,8 @@ def test_replacements_encoded_alone_give_the_processors_ids(recipe, template):
         if template == "plain" and len(messages) > 1:
             continue  # it has no second turn
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-        inputs = processor(text=prompt, **media_of(processor, videos, images), add_special_tokens=False)
+        begin = {} if videos or images else {"add_special_tokens": False}
+        inputs = processor(text=prompt, **media_of(processor, videos, images), **begin)
         assert ids_in_vllm(processor, prompt, videos, images) == inputs["input_ids"][0].tolist(), prompt
 
 
@@ -160,6 +168,14 @@ def test_a_full_stop_and_the_new_line_after_it_are_one_token_of_qwen():
     assert is_followed_by([1, 2, 3], 0, [2, 3])
     assert not is_followed_by([1, 2, 3], 1, [2, 3])
     assert not is_followed_by([1, 2, 3], 2, [2])
+
+
+def test_prompts_begin_as_the_tokenizer_begins_texts():
+    """vLLM left out the first token of chats, and every answer of a Vicuna or Mistral checkpoint was another one."""
+    vicuna, qwen = processor_of("clip, times, spaces").tokenizer, processor_of("siglip, slow and fast frames").tokenizer
+    assert with_first_token([5, 6], vicuna) == [vicuna.bos_token_id, 5, 6]
+    assert with_first_token([vicuna.bos_token_id, 5], vicuna) == [vicuna.bos_token_id, 5]
+    assert with_first_token([5, 6], qwen) == [5, 6]
 
 
 def test_times_in_one_request_alone_are_refused():

@@ -45,11 +45,15 @@ def content_in_vllm(content: str | list[dict]) -> str | list[dict]:
     ]
 
 
-def chat(llm: LLM, conversations: list[list[dict]], max_tokens: int) -> list[tuple[list[int], list[int]]]:
-    """Ids of the prompt and of the answer to each conversation, asked as one batch."""
+def chat(
+    llm: LLM, conversations: list[list[dict]], max_tokens: int, begin: bool = False
+) -> list[tuple[list[int], list[int]]]:
+    """Ids of the prompt and of the answer to each conversation, asked as one batch; `begin`, with the token that the
+    tokenizer begins texts with, which vLLM leaves out of chats without videos or images."""
     outputs = llm.chat(
         [in_vllm(messages) for messages in conversations],
         SamplingParams(temperature=0, max_tokens=max_tokens),
         use_tqdm=False,
+        add_special_tokens=begin,
     )
     return [(list(output.prompt_token_ids), list(output.outputs[0].token_ids)) for output in outputs]
