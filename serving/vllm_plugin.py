@@ -1,10 +1,10 @@
 """What makes vLLM answer about videos with this model, without further flags.
 
 vLLM calls `register` in each of its processes; it finds it by the entry point `vllm.general_plugins` of this package.
-`VLLM_PLUGINS=""` in the environment keeps vLLM from that.
+`VLLM_PLUGINS=""` in the environment keeps vLLM from that. Importing this module imports the package, which registers
+its classes with transformers, where vLLM finds them.
 """
 
-import llava_next_video  # noqa: F401  # registers the classes with transformers, which vLLM loads them from
 from llava_next_video.serving.vllm_videos import READER, CheckpointDefaults, VideoReader
 
 

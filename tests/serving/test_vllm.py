@@ -4,6 +4,10 @@ Skipped without vLLM, which needs an environment of its own: `.ci/engines vllm` 
 their output to `vllm_last_run.txt`.
 """
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import torch
 from PIL import Image
 
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoForConditionalGeneration, LlavaNextVideoProcessor
+from llava_next_video.hub.export import export_for_hub
 from tests.serving.recipes import RECIPES, save_checkpoint
 from tests.tiny import write_video
 
@@ -21,6 +26,7 @@ from tests.serving.vllm_engine import chat, engine  # noqa: E402
 
 
 MOST_TOKENS = 16
+QUESTION = "What happens in this video?"
 SAMPLES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "demo_model" / "samples").glob("*.mp4"))}
 
 
@@ -93,7 +99,7 @@ def references(media, tmp_path_factory):
 
 
 def sample_questions() -> list[list[dict]]:
-    return [asked(SAMPLES, name, question="What happens in this video?") for name in SAMPLES]
+    return [asked(SAMPLES, name, question=QUESTION) for name in SAMPLES]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -115,3 +121,30 @@ def test_the_demonstration_checkpoint_answers_right(references):
         tokenizer = llm.get_tokenizer()
     texts = [tokenizer.decode(answer, skip_special_tokens=True) for _, answer in expected]
     assert texts[list(SAMPLES).index("red_circle_moves_left")] == "A red circle moves left."
+
+
+def test_an_exported_folder_answers_with_its_own_code(references, tmp_path):
+    """Without the plug-in, in a process that does not import the package."""
+    _, expected = references["demo"]
+    export_for_hub(DEMO_CHECKPOINT, tmp_path / "exported")
+    command = ["-m", "tests.serving.vllm_engine", str(tmp_path / "exported"), *map(str, SAMPLES.values())]
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "VLLM_PLUGINS": "", "HF_HOME": str(tmp_path)},
+        input=QUESTION,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("answers ")]
+    assert [tuple(pair) for pair in json.loads(line.removeprefix("answers "))] == expected
+
+
+def test_a_video_of_more_frames_than_vllm_plans_for(media, references, tmp_path):
+    """vLLM plans memory for 16 frames, and refused longer videos, unless it was told of larger batches."""
+    folder, _ = references["demo"]
+    with engine(folder, media, media_io_kwargs={"video": {"num_frames": 60}}, max_num_batched_tokens=512) as llm:
+        [(prompt, answer)] = chat(llm, [asked(media, "long")], MOST_TOKENS)
+    processor = LlavaNextVideoProcessor.from_pretrained(folder)
+    assert prompt.count(processor.video_token_id) == processor.count_video_tokens(60, 64) > 512
+    assert answer

@@ -10,7 +10,10 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -146,6 +149,20 @@ def test_a_bad_video_and_a_path_that_is_not_allowed_are_400(client, url, message
         ask(client, url)
     assert message in str(caught.value)
     assert text_of(ask(client, CIRCLE.as_uri())) == "A red circle moves left."  # it lives on
+
+
+def test_a_private_address_is_fetched(client):
+    """What docs/guides/serving.md warns of: vLLM fetches by itself, before this package sees anything."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SAMPLES)) as site:
+        Thread(target=site.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{site.server_port}/{CIRCLE.name}"
+        assert text_of(ask(client, url)) == "A red circle moves left."
+        site.shutdown()
 
 
 def test_a_limit_of_one_request_is_400(client):

@@ -1,7 +1,13 @@
-"""vLLM in this process, as `tests/serving/test_vllm.py` uses it, and requests in the shape that it takes."""
+"""vLLM in this process, as `tests/serving/test_vllm.py` uses it, and requests in the shape that it takes.
+
+`python -m tests.serving.vllm_engine FOLDER VIDEO... < QUESTION` prints the ids of prompts and answers about videos, by an
+exported folder with its own code.
+"""
 
 import gc
+import json
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,3 +63,18 @@ def chat(
         add_special_tokens=begin,
     )
     return [(list(output.prompt_token_ids), list(output.outputs[0].token_ids)) for output in outputs]
+
+
+def main(folder: str, *videos: str):
+    question = {"type": "text", "text": sys.stdin.read()}
+    conversations = [[{"role": "user", "content": [{"type": "video", "video": path}, question]}] for path in videos]
+    options = {"trust_remote_code": True, "model_impl": "transformers"}
+    options["media_io_kwargs"] = {"video": {"num_frames": 8}}
+    with engine(folder, {"": videos[0]}, **options) as llm:
+        answers = chat(llm, conversations, 16)
+    assert "llava_next_video" not in sys.modules
+    print("answers", json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
