@@ -1,7 +1,7 @@
 """vLLM in this process, as `tests/serving/test_vllm.py` uses it, and requests in the shape that it takes.
 
-`python -m tests.serving.vllm_engine FOLDER VIDEO... < QUESTION` prints the ids of prompts and answers about videos, by an
-exported folder with its own code.
+`python -m tests.serving.vllm_engine FOLDER VIDEO... < QUESTION` prints the ids of prompts and answers about videos, by
+an exported folder with its own code.
 """
 
 import gc
@@ -60,7 +60,7 @@ def chat(
         [in_vllm(messages) for messages in conversations],
         SamplingParams(temperature=0, max_tokens=max_tokens),
         use_tqdm=False,
-        add_special_tokens=begin,
+        tokenization_kwargs={"add_special_tokens": begin},
     )
     return [(list(output.prompt_token_ids), list(output.outputs[0].token_ids)) for output in outputs]
 
