@@ -118,7 +118,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
 
     def _adjust_missing_and_unexpected_keys(self, loading_info):
         super()._adjust_missing_and_unexpected_keys(loading_info)
-        # Checkpoints have a head, which is not a surprise here. Not by `_keys_to_ignore_on_load_unexpected`: vLLM builds
+        # Checkpoints have a head, which is no surprise here. Not by `_keys_to_ignore_on_load_unexpected`: vLLM builds
         # this class, puts a head of its own on it, and drops the weights that the model says to ignore.
         loading_info.unexpected_keys = {name for name in loading_info.unexpected_keys if "lm_head." not in name}
 
