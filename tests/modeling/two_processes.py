@@ -3,7 +3,6 @@ process writes what it got to FOLDER; nothing is compared here."""
 
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -62,7 +61,8 @@ def run_others(folder: Path) -> dict:
     recipe = folder / "clip_llama"
     inputs = torch.load(recipe / "inputs.pt")["both"]
     plan = load(recipe, tp_plan=PROJECTOR)
-    pipe = transformers.pipeline("video-text-to-text", model=str(recipe), model_kwargs={"tp_plan": "auto"})
+    distributed = {"distributed_config": DistributedConfig(tp_plan="auto")}
+    pipe = transformers.pipeline("video-text-to-text", model=str(recipe), model_kwargs=distributed)
     pipe.save_pretrained(folder / "saved_pipeline")
     recording = Recording(ORIGINAL)
     original = load(recording.checkpoint, recipe=recording.recipe, vision_tower=recording.vision_tower)
@@ -80,7 +80,6 @@ def run_others(folder: Path) -> dict:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "Passing `tp_plan` directly", FutureWarning)
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     results = {path.parent.name: run_recipe(path.parent) for path in sorted(folder.glob("*/inputs.pt"))}
