@@ -20,6 +20,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import pyarrow
 import pyarrow.csv
@@ -70,10 +71,25 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def filesystem_of(where: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The file system of a path or URI, and the path in it."""
-    if "://" in where:
-        return pyarrow.fs.FileSystem.from_uri(where)
-    return pyarrow.fs.LocalFileSystem(), os.path.abspath(where)
+    """The file system of a path or URI, and the path in it. Names in URIs stand as they are, not percent-encoded."""
+    if "://" not in where:
+        return pyarrow.fs.LocalFileSystem(), os.path.abspath(where)
+    root, name = split_uri(where)
+    filesystem, folder = opened(root)
+    return filesystem, f"{folder.rstrip('/')}/{name}".rstrip("/")
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """`s3://bucket/a/b.mp4` as `s3://bucket/` and `a/b.mp4`."""
+    scheme, _, rest = uri.partition("://")
+    host, _, name = rest.partition("/")
+    return f"{scheme}://{host}/", name
+
+
+@cache
+def opened(root: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """A bucket is looked up once."""
+    return pyarrow.fs.FileSystem.from_uri(root)
 
 
 def rows_of(videos: str, question: str | None) -> list[Row]:
@@ -98,8 +114,12 @@ def videos_in(folder: str) -> list[str]:
     """Paths, or URIs, of the videos in a folder and its subfolders."""
     filesystem, path = filesystem_of(folder)
     found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
-    scheme = f"{folder.partition('://')[0]}://" if "://" in folder else ""
-    return [scheme + info.path for info in found if info.is_file and info.path.lower().endswith(VIDEOS)]
+    names = [info.path for info in found if info.is_file and info.path.lower().endswith(VIDEOS)]
+    if "://" not in folder:
+        return names
+    root, _ = split_uri(folder)
+    _, path_of_root = opened(root)
+    return [root + name.removeprefix(path_of_root).lstrip("/") for name in names]
 
 
 def rows_of_table(path: str, read_table, question: str | None) -> list[Row]:
@@ -109,6 +129,8 @@ def rows_of_table(path: str, read_table, question: str | None) -> list[Row]:
     wanted = ["video"] if question is not None else ["video", "question"]
     if missing := [name for name in wanted if name not in table.column_names]:
         raise SystemExit(f"The table {path} has the columns {table.column_names}, and no {' and no '.join(missing)}.")
+    if any(table[name].null_count for name in wanted):
+        raise SystemExit(f"The table {path} has rows without a {' or a '.join(wanted)}. Leave them out.")
     folder = path.rpartition("/")[0] if "://" in path else os.path.dirname(os.path.abspath(path))
     videos = [video if "://" in video else os.path.join(folder, video) for video in table["video"].to_pylist()]
     questions = [question] * len(videos) if question is not None else table["question"].to_pylist()
@@ -124,8 +146,12 @@ def answered(out: str) -> set[Row]:
         if info.path.endswith(UNFINISHED):
             filesystem.delete_file(info.path)
         elif info.path.endswith(".parquet"):
-            table = pyarrow.parquet.read_table(info.path, columns=["video", "question"], filesystem=filesystem)
-            rows.update(zip(*(column.to_pylist() for column in table.columns)))
+            try:
+                table = pyarrow.parquet.read_table(info.path, columns=["video", "question"], filesystem=filesystem)
+            except pyarrow.ArrowInvalid:  # cut off, when a machine lost its power
+                filesystem.delete_file(info.path)
+            else:
+                rows.update(zip(*(column.to_pylist() for column in table.columns)))
     return rows
 
 

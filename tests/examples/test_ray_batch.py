@@ -53,11 +53,24 @@ def written(out: Path) -> list[dict]:
 
 def test_rows_of_a_folder(example, tmp_path):
     (tmp_path / "deeper").mkdir()
-    for name in ("b.mp4", "a.MOV", "deeper/c.webm", "notes.txt", "b.mp4.json"):
+    for name in ("b.mp4", "a 1%.MOV", "deeper/c.webm", "notes.txt", "b.mp4.json"):
         (tmp_path / name).write_bytes(b"")
-    expected = [(str(tmp_path / name), QUESTION) for name in ("a.MOV", "b.mp4", "deeper/c.webm")]
+    expected = [(str(tmp_path / name), QUESTION) for name in ("a 1%.MOV", "b.mp4", "deeper/c.webm")]
     assert example.rows_of(str(tmp_path), QUESTION) == expected
-    assert example.rows_of(f"file://{tmp_path}", QUESTION) == [(f"file://{path}", QUESTION) for path, _ in expected]
+    by_uri = [(f"file://{path}", QUESTION) for path, _ in expected]
+    assert example.rows_of(f"file://{tmp_path}", QUESTION) == by_uri
+    assert example.rows_of(f"file://{tmp_path}/", QUESTION) == by_uri
+    assert all(example.fetch(uri) == b"" for uri, _ in by_uri)
+
+
+def test_names_in_a_bucket(example, monkeypatch):
+    """The path of a bucket's root, in its file system, is the name of the bucket."""
+    bucket = pyarrow.fs.SubTreeFileSystem(str(SAMPLES.parent), pyarrow.fs.LocalFileSystem()), "samples"
+    monkeypatch.setattr(example, "opened", {"s3://samples/": bucket}.__getitem__)
+    rows = example.rows_of("s3://samples", QUESTION)
+    assert len(rows) == 6
+    assert ("s3://samples/red_circle_moves_left.mp4", QUESTION) in rows
+    assert example.fetch("s3://samples/red_circle_moves_left.mp4") == Path(CIRCLE).read_bytes()
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
@@ -86,6 +99,11 @@ def test_errors_of_what_is_to_be_asked(example, tmp_path):
     (tmp_path / "table.csv").write_text("path,label\na.mp4,1\n")
     with pytest.raises(SystemExit, match=r"columns \['path', 'label'\], and no video and no question"):
         example.rows_of(str(tmp_path / "table.csv"), None)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"video": ["a.mp4", None], "question": ["?", "?"]}), tmp_path / "t.parquet"
+    )
+    with pytest.raises(SystemExit, match="has rows without a video or a question"):
+        example.rows_of(str(tmp_path / "t.parquet"), None)
     with pytest.raises(SystemExit):
         example.parse_arguments(["clips", "--out", "answers", "--batch-size", "0"])
 
@@ -154,6 +172,8 @@ def test_file_that_was_not_finished_does_not_count(example, answerer, tmp_path, 
         with pytest.raises(Killed):
             example.write_part(str(tmp_path), [(CIRCLE, QUESTION)], ["It moves left."], [None])
     assert len(list(tmp_path.iterdir())) == 1
+    assert example.answered(str(tmp_path)) == set()
+    (tmp_path / "cut off.parquet").write_bytes(b"PAR1")
     assert example.answered(str(tmp_path)) == set()
     assert not list(tmp_path.iterdir())
     example.write_part(str(tmp_path), [(CIRCLE, QUESTION)], ["It moves left."], [None])
