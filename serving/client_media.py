@@ -2,7 +2,7 @@
 
 A client is a stranger. It may send media itself, as data URIs, and name web addresses; files of the server's disk it
 may name only inside one folder, if the server has such a folder. All are read within the processor's limits, in threads
-of their own, so that a video that takes long holds up nobody but its client.
+of their own, so that a video that takes long holds up nobody but its client, and so are prompts made of them.
 """
 
 import asyncio
@@ -15,49 +15,52 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
+from transformers import BatchFeature
 
 from llava_next_video.processing.chat_messages import checked_conversation, shortened, with_media
-from llava_next_video.processing.processing_llava_next_video import LlavaNextVideoProcessor
+from llava_next_video.processing.processing_llava_next_video import LlavaNextVideoProcessor, processed_side
 from llava_next_video.processing.video_inputs import ProcessedVideo
 from llava_next_video.reading.addresses import is_web_address, scheme_of
-from llava_next_video.reading.errors import VideoReadError, describe
+from llava_next_video.reading.errors import VideoReadError, describe, named_errors
+from llava_next_video.reading.limits import ReadingLimits
 from llava_next_video.reading.pictures import read_picture
 from llava_next_video.reading.video_sources import open_source
 
 
 MOST_MEDIA = 32  # videos and pictures in one request
+MOST_PICTURES_OF_FULL_SIZE = 4  # or more smaller ones: they are held as pixels until the prompt is made
 MOST_CHARACTERS = 1_000_000  # of everything else in a request: more than any context holds, and a second of tokenizing
 DOWNLOADS_AT_ONCE = 32  # each holds up to `max_fetched_bytes`
 READERS_AT_ONCE = max(2, min(os.cpu_count() or 1, 8))  # each decodes in several threads
 
 
 class ClientMedia:
-    """Reads the media of chats that clients send.
+    """Makes inputs of the model of chats that clients send.
 
     Args:
-        processor: reads and prepares videos, by its settings and within its limits.
+        processor: reads and prepares videos and pictures, by its settings and within its limits.
+        context: tokens that prompt and answer may have together, or None: any number.
         allowed_folder: the folder whose files clients may name, or None.
     """
 
-    def __init__(self, processor: LlavaNextVideoProcessor, allowed_folder: Path | None = None):
-        self.processor = processor
+    def __init__(self, processor: LlavaNextVideoProcessor, context: int | None, allowed_folder: Path | None = None):
+        self.processor, self.context = processor, context
+        self.limits = processor.video_processor.limits
         self.allowed_folder = None if allowed_folder is None else allowed_folder.resolve(strict=True)
         self.downloads = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
         self.readers = asyncio.Semaphore(READERS_AT_ONCE)
 
-    async def read(self, messages: list[dict], sampling: dict) -> list[dict]:
-        """Check a chat, and put what was read in the place of its videos (`ProcessedVideo`) and pictures (PIL images).
+    async def inputs_of(self, messages: list[dict], sampling: dict, tools: list[dict] | None) -> BatchFeature:
+        """The model's inputs for a chat; at least one token of an answer fits behind them.
 
         Args:
             messages: the chat as the client sent it, in the forms of either of OpenAI's interfaces or of transformers.
             sampling: arguments of the processor for its videos, such as `num_frames`.
-
-        Returns:
-            New messages, as transformers' server takes them: a part has the type `text`, `video_url` or `image_url`,
-            and where a URL would be it has what was read.
+            tools: as transformers' chat templates take them.
 
         Raises:
-            ValueError: the chat has another shape, or names what may not be opened; before anything is opened.
+            ValueError: the chat has another shape, or names what may not be opened; before anything is opened. Or the
+                template cannot write it, or it makes more tokens than a prompt may have.
             VideoReadError: a video or picture cannot be read within the limits.
         """
         named: list[tuple[str, object]] = []
@@ -68,15 +71,65 @@ class ClientMedia:
         )
         if len(named) > MOST_MEDIA:
             raise ValueError(f"The chat has {len(named)} videos and pictures. Send {MOST_MEDIA} or fewer.")
-        check_number_of_characters(messages)
-        sources = [(kind, source, self.checked_source(source)) for kind, source in named]
-        media = iter(await asyncio.gather(*(self.read_one(*source, sampling) for source in sources)))
-        return [
-            {**message, "content": [with_url(part, media) for part in message["content"]]}
-            if isinstance(message.get("content"), list)
-            else message
-            for message in messages
-        ]
+        check_number_of_characters([messages, tools])
+        sources = [(kind, name, self.checked_source(name)) for kind, name in named]
+        fetched, num_bytes = [], 0
+        for kind, name, source in sources:
+            if isinstance(source, str) and is_web_address(source):
+                # Apart from reading: who waits for a slow address keeps no processor busy.
+                source = await in_thread(self.downloads, open_source, source, self.limits)
+                num_bytes += source.getbuffer().nbytes
+                with named_errors(name):
+                    self.limits.check_bytes(num_bytes)  # of all downloads of a request
+            fetched.append((kind, name, source))
+        return await in_thread(self.readers, self.read_and_apply, messages, fetched, sampling, tools)
+
+    def read_and_apply(
+        self, messages: list[dict], sources: list[tuple], sampling: dict, tools: list[dict] | None
+    ) -> BatchFeature:
+        """The model's inputs for a chat whose videos and pictures are `sources`: kind, name for errors, and what is
+        read of each. They are read one after another, until they are too much for one prompt."""
+        deadline = self.limits.deadline_of_decoding()
+        num_tokens = num_pixels = 0
+        media = []
+        for kind, name, source in sources:
+            with named_errors(name):
+                deadline.check()
+            media.append(self.read_one(kind, name, source, sampling))
+            num_tokens += self.count_tokens(media[-1])
+            check_context(num_tokens, self.context)
+            if kind == "image":
+                num_pixels += media[-1].height * media[-1].width
+                check_pixels_of_pictures(num_pixels, self.limits)
+        remaining = iter(media)
+        messages = with_media(messages, picture=lambda _: next(remaining), video=lambda _: next(remaining))
+        inputs = self.processor.apply_chat_template(
+            messages,
+            tools=tools,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=dict(sampling),  # to which it adds
+        )
+        check_context(inputs["input_ids"].shape[-1], self.context)
+        return inputs
+
+    def read_one(self, kind: str, name: str, source, sampling: dict) -> ProcessedVideo | Image.Image:
+        """Read a video or a picture; `name` is what the client called it, and what it is called in errors."""
+        try:
+            if kind == "image":
+                return read_picture(source, self.limits)
+            [video] = self.processor.process_videos(source, **sampling)
+            return video
+        except VideoReadError as error:
+            raise type(error)(describe(name), error.reason) from error
+
+    def count_tokens(self, media: ProcessedVideo | Image.Image) -> int:
+        processor = self.processor
+        if isinstance(media, ProcessedVideo):
+            return processor.count_video_tokens(len(media.pixel_values), media.pixel_values.shape[-1])
+        return processor.count_image_tokens((media.height, media.width), processed_side(processor.image_processor, {}))
 
     def checked_source(self, source) -> str | Path:
         """What a client named, as the reader takes it, if it may be opened."""
@@ -113,28 +166,6 @@ class ClientMedia:
             )
         return file
 
-    async def read_one(self, kind: str, name: str, source: str | Path, sampling: dict) -> ProcessedVideo | Image.Image:
-        """Read a video or a picture; `name` is what the client called it, and what it is called in errors."""
-        try:
-            return await (self.read_picture(source) if kind == "image" else self.read_video(source, sampling))
-        except VideoReadError as error:
-            raise type(error)(describe(name), error.reason) from error
-
-    async def read_picture(self, source: str | Path) -> Image.Image:
-        slots = self.downloads if is_download(source) else self.readers
-        return await in_thread(slots, read_picture, source, self.processor.image_processor.limits)
-
-    async def read_video(self, source: str | Path, sampling: dict) -> ProcessedVideo:
-        if is_download(source):
-            # Apart from decoding: who waits for a slow address keeps no processor busy.
-            source = await in_thread(self.downloads, open_source, source, self.processor.video_processor.limits)
-        [video] = await in_thread(self.readers, self.processor.process_videos, source, **sampling)
-        return video
-
-
-def is_download(source: str | Path) -> bool:
-    return isinstance(source, str) and is_web_address(source)
-
 
 def path_of(source: str) -> str:
     """The path that a path or a `file:` URL means.
@@ -150,21 +181,32 @@ def path_of(source: str) -> str:
     return unquote(address.path)
 
 
-def with_url(part: dict, media) -> dict:
-    """A part of a message with the next one of `media` in it, unless it is a text."""
-    kind = part["type"]
-    if kind == "text":
-        return part
-    return {"type": f"{kind}_url", f"{kind}_url": {"url": next(media)}}
-
-
-def check_number_of_characters(messages):
+def check_number_of_characters(chat):
     """Check how long a chat is without its videos and pictures: all of it is tokenized before it is counted."""
-    num_characters = len(json.dumps(messages))
+    num_characters = len(json.dumps(chat))
     if num_characters > MOST_CHARACTERS:
         raise ValueError(
             f"The request has {num_characters} characters beside its videos and pictures. Send {MOST_CHARACTERS} or "
             "fewer."
+        )
+
+
+def check_context(num_tokens: int, context: int | None):
+    """Check that one more token fits behind so many."""
+    if context is not None and num_tokens >= context:
+        raise ValueError(
+            f"The prompt has {num_tokens} tokens or more, and prompt and answer together may have {context}. Send "
+            "fewer or shorter videos and texts, or take fewer frames: 'chat_template_kwargs': {'num_frames': ...}."
+        )
+
+
+def check_pixels_of_pictures(num_pixels: int, limits: ReadingLimits):
+    """Check pictures that are held at the same time."""
+    most = MOST_PICTURES_OF_FULL_SIZE * limits.max_frame_pixels
+    if num_pixels > most:
+        raise ValueError(
+            f"The pictures of the request have {num_pixels} pixels or more, and {most} are allowed together "
+            f"({MOST_PICTURES_OF_FULL_SIZE} times max_frame_pixels). Send fewer or smaller pictures."
         )
 
 

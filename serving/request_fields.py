@@ -4,11 +4,11 @@ transformers' server converts some fields, ignores others and lets a checkpoint'
 another type is an error that names the field, and so is a field that would ask for another answer than is given.
 """
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llava_next_video.processing.chat_messages import shortened
 from llava_next_video.processing.frame_sampling import SamplingRule
 
 
@@ -26,7 +26,7 @@ class Sampling(BaseModel):
 class RequestFields(BaseModel):
     """Fields of both interfaces. Fields that stand here as None or with one value are not supported otherwise."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True)
 
     model: str | None = None
     stream: bool | None = None
@@ -80,6 +80,6 @@ def checked_fields(body: Any, fields: type[RequestFields]) -> dict:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"])
         raise ValueError(
-            f"The request has {json.dumps(first['input'])[:100]} where {place} belongs: {first['msg']}."
+            f"The request has {shortened(first['input'])} where {place} belongs: {first['msg']}."
         ) from None
     return {name: value for name, value in body.items() if value is not None}

@@ -5,7 +5,6 @@ them, `transformers_serve_app.py` what a request may cost before it reaches them
 """
 
 import argparse
-import logging
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +20,13 @@ if TYPE_CHECKING:
 
 
 DEMO_NAME = "demo"  # what clients call the embedded checkpoint, whose folder is of no interest to them
+# Below the defaults of `ReadingLimits`: many are read at once here, and nobody waits for minutes.
+DEFAULT_LIMITS = {
+    "max_fetched_bytes": 128 * 10**6,  # as the body of a request
+    "max_fetch_seconds": 60,
+    "max_result_bytes": 2**30,  # 790 prepared frames of 336 x 336 pixels
+    "max_decode_seconds": 60,
+}
 SECONDS_TO_STOP = 5  # for answers that are under way when the server is told to stop
 
 
@@ -56,8 +62,6 @@ def server_of(args: argparse.Namespace) -> "uvicorn.Server":
     )
     embedded = f"the embedded checkpoint, which knows only moving coloured shapes, as {DEMO_NAME!r}"
     print(f"llava-next-video: serving {args.model or embedded}", file=sys.stderr, flush=True)
-    # transformers' handlers pass arguments in a way that the processor complains about, at every request.
-    logging.getLogger("transformers.processing_utils").setLevel(logging.ERROR)
     return uvicorn.Server(
         uvicorn.Config(
             build_app(manager, folder, args.max_body_size),
@@ -78,7 +82,8 @@ def limits_of(args: argparse.Namespace) -> ReadingLimits:
     for name, _ in args.limit:
         if name not in numbers:
             raise ValueError(f"There is no limit {name!r}; --limit sets one of {', '.join(numbers)}")
-    return ReadingLimits(allow_private_addresses=args.allow_private_addresses, **dict(args.limit))
+    chosen = {**DEFAULT_LIMITS, **dict(args.limit)}
+    return ReadingLimits(allow_private_addresses=args.allow_private_addresses, **chosen)
 
 
 def existing_folder(folder: Path | None) -> Path | None:

@@ -25,7 +25,7 @@ from llava_next_video.serving.transformers_serve_handlers import OneModel, handl
 
 
 MOST_REQUESTS = 64  # that are received, read or answered at once; more are told to come back
-MOST_JSON_VALUES = 1_000_000  # a body of commas and brackets would take some fifty times its size in memory
+MOST_JSON_VALUES = 200_000  # a body of commas and brackets would take some fifty times its size in memory
 BODY_SECONDS = 300  # in which a body has to arrive
 
 
@@ -48,8 +48,8 @@ def build_app(manager: OneModel, allowed_folder: Path | None, max_body_bytes: in
 
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", Endpoint(door, chat.handle_request), methods=["POST"]),
-            Route("/v1/responses", Endpoint(door, responses.handle_request), methods=["POST"]),
+            Route("/v1/chat/completions", Endpoint(door, chat.answer), methods=["POST"]),
+            Route("/v1/responses", Endpoint(door, responses.answer), methods=["POST"]),
             Route("/v1/models", models),
             Route("/health", health),
         ],
@@ -107,10 +107,10 @@ class Door:
 
 
 class Endpoint:
-    """Answers requests with `handle(body, request_id)`; errors that are the client's are told to it."""
+    """Answers requests with `answer(body, request_id)`; errors that are the client's are told to it."""
 
-    def __init__(self, door: Door, handle: Callable[[Any, str], Coroutine[Any, Any, Response]]):
-        self.door, self.handle = door, handle
+    def __init__(self, door: Door, answer: Callable[[Any, str], Coroutine[Any, Any, Response]]):
+        self.door, self.answer = door, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send):
         request = Request(scope, receive)
@@ -118,7 +118,7 @@ class Endpoint:
         with self.door.entered():  # until the last piece of the answer is sent
             try:
                 body = await self.door.json_body(request)
-                response = await while_connected(request, self.handle(body, request_id))
+                response = await while_connected(request, self.answer(body, request_id))
             except ValueError as error:
                 raise HTTPException(400, str(error)) from error
             except ClientDisconnect:

@@ -2,18 +2,26 @@
 
 What is added, each where transformers has a place for it:
 
-* Fields and chats are checked, and videos and pictures are read in other threads, before transformers' handlers see
-  them: these would read in the server's one event loop, where a slow address stops every client.
+* Fields and chats are checked, videos and pictures are read, and prompts are made of them in other threads before
+  transformers' handlers run: these would do it in the server's one event loop, where a slow address stops every client.
+  They would also ask for 32 frames of each video, where the checkpoint says how many.
 * Generation ends where the model's context ends, and when the client of an answer that is not streamed has left.
-* The checkpoint decides how many frames are read, where transformers reads 32.
 """
 
 import asyncio
 import threading
+from copy import copy
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, StoppingCriteria, StoppingCriteriaList
+from starlette.responses import Response
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BatchFeature,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.response import ResponseHandler
@@ -82,15 +90,24 @@ class ClientLeft(StoppingCriteria):
         return torch.full((len(input_ids),), self.left.is_set(), device=input_ids.device)  # (B,)
 
 
-class GenerateInContext(GenerateManager):
-    """transformers' thread of generation, which no prompt occupies for longer than the model's context."""
+class GenerateForClients(GenerateManager):
+    """transformers' thread of generation, which no answer occupies beyond the model's context, or when nobody waits.
+    `generate` gets the tokenizer in place of the processor, for `stop`.
+
+    Args:
+        context: tokens that prompt and answer may have together, or None: any number.
+    """
+
+    def __init__(self, context: int | None):
+        super().__init__()
+        self.context = context
 
     def generate_streaming(self, model, processor, inputs, gen_config, *args, **kwargs):
-        end_with_context(model, inputs, gen_config)
+        self.end_with_context(inputs, gen_config)
         return super().generate_streaming(model, processor.tokenizer, inputs, gen_config, *args, **kwargs)
 
     async def generate_non_streaming(self, model, processor, inputs, gen_config, *args, **kwargs):
-        end_with_context(model, inputs, gen_config)
+        self.end_with_context(inputs, gen_config)
         client = ClientLeft()
         inputs = {**inputs, "stopping_criteria": StoppingCriteriaList([client])}
         generating = asyncio.ensure_future(
@@ -102,50 +119,59 @@ class GenerateInContext(GenerateManager):
             client.left.set()
             raise
 
-
-def end_with_context(model, inputs: dict, gen_config):
-    """Let generation end where the model's context does.
-
-    Raises:
-        ValueError: the prompt alone is longer.
-    """
-    context = context_length(model.config.text_config)
-    num_tokens = inputs["input_ids"].shape[-1]
-    if context is None:
-        return
-    if num_tokens >= context:
-        raise ValueError(
-            f"The prompt has {num_tokens} tokens, and prompt and answer together may have {context}. Send fewer or "
-            "shorter videos and texts, or take fewer frames: 'chat_template_kwargs': {'num_frames': ...}."
-        )
-    gen_config.max_new_tokens = min(gen_config.max_new_tokens or context, context - num_tokens)
+    def end_with_context(self, inputs: dict, gen_config):
+        if self.context is not None:
+            tokens_left = self.context - inputs["input_ids"].shape[-1]
+            gen_config.max_new_tokens = min(gen_config.max_new_tokens or tokens_left, tokens_left)
 
 
 class OneThread(GenerationState):
     """transformers' state of generation, with one thread."""
 
-    def __init__(self):
+    def __init__(self, context: int | None):
         super().__init__()
-        self.manager = GenerateInContext()
+        self.manager = GenerateForClients(context)
 
     def get_manager(self, model_id: str, use_cb: bool = False) -> BaseGenerateManager:
         return self.manager
 
 
-class ReadsMediaFirst:
-    """Goes in front of one of transformers' handlers."""
+class AppliedBefore:
+    """What transformers' handlers see of the processor when its work for a request is done."""
+
+    def __init__(self, processor: LlavaNextVideoProcessor, inputs: BatchFeature):
+        self.tokenizer, self.inputs = processor.tokenizer, inputs
+
+    def apply_chat_template(self, *args, **kwargs) -> BatchFeature:
+        return self.inputs
+
+
+class ReadsInThreads:
+    """Goes in front of one of transformers' handlers, which would read videos in the server's one event loop."""
 
     def __init__(self, media: ClientMedia, **kwargs):
-        # Instead of the 32 frames that transformers' handlers ask for: none, which is the checkpoint's number.
-        super().__init__(chat_template_kwargs={"num_frames": None}, **kwargs)
-        self.media = media
+        super().__init__(**kwargs)
+        self.media, self.applied = media, None
 
-    def check(self, body: dict):
-        """Refuse fields that the interface does not have, and other models, before anything is read."""
+    async def after_reading(self, body: dict, messages: list[dict]) -> "ReadsInThreads":
+        """The handler for one request, with the inputs that the chat in `messages` makes.
+
+        Raises:
+            HTTPException: the interface does not have a field, or the request is for another model.
+            ValueError: something is wrong with the request; `VideoReadError`, with a video or picture.
+        """
         self._validate_request(body)
-        _, model, _ = self._resolve_model(body)
+        _, model, processor = self._resolve_model(body)
         if bias := body.get("logit_bias"):
             body["logit_bias"] = checked_bias(bias, model.config.text_config.vocab_size)
+        inputs = await self.media.inputs_of(messages, body.get("chat_template_kwargs", {}), body.get("tools"))
+        handler = copy(self)
+        handler.applied = AppliedBefore(processor, inputs)
+        return handler
+
+    def _resolve_model(self, body: dict):
+        name, model, processor = super()._resolve_model(body)
+        return name, model, self.applied or processor
 
     def _build_generation_config(self, body: dict, *args, **kwargs):
         config = super()._build_generation_config(body, *args, **kwargs)
@@ -164,16 +190,15 @@ def checked_bias(bias: dict[str, float], vocabulary: int) -> dict[int, float]:
     return {int(token): float(added) for token, added in bias.items()}
 
 
-class ChatCompletions(ReadsMediaFirst, ChatCompletionHandler):
+class ChatCompletions(ReadsInThreads, ChatCompletionHandler):
     """/v1/chat/completions."""
 
-    async def handle_request(self, body: dict, request_id: str):
+    async def answer(self, body: dict, request_id: str) -> Response:
         body = checked_fields(body, ChatFields)
         if "max_completion_tokens" in body:  # transformers 5.20 ignores it under this name
             body["max_tokens"] = body.pop("max_completion_tokens")
-        self.check(body)
-        body["messages"] = await self.media.read(body["messages"], body.get("chat_template_kwargs", {}))
-        return await super().handle_request(body, request_id)
+        handler = await self.after_reading(body, body["messages"])
+        return await handler.handle_request({**body, "messages": []}, request_id)
 
 
 class ResponsesParameters(ResponseHandler._valid_params_class, total=False):
@@ -182,20 +207,15 @@ class ResponsesParameters(ResponseHandler._valid_params_class, total=False):
     chat_template_kwargs: dict
 
 
-class Responses(ReadsMediaFirst, ResponseHandler):
+class Responses(ReadsInThreads, ResponseHandler):
     """/v1/responses."""
 
     _valid_params_class = ResponsesParameters
 
-    async def handle_request(self, body: dict, request_id: str):
+    async def answer(self, body: dict, request_id: str) -> Response:
         body = {"stream": False, **checked_fields(body, ResponsesFields)}  # OpenAI's default; transformers' is True
-        self.check(body)
-        messages = await self.media.read(messages_of(body), body.get("chat_template_kwargs", {}))
-        return await super().handle_request({**body, "input": messages}, request_id)
-
-    @staticmethod
-    def _normalize_input(body: dict) -> list[dict]:
-        return body["input"]  # by `handle_request`
+        handler = await self.after_reading(body, messages_of(body))
+        return await handler.handle_request({**body, "input": []}, request_id)
 
 
 def messages_of(body: dict) -> list[dict]:
@@ -216,7 +236,8 @@ def messages_of(body: dict) -> list[dict]:
 
 def handlers_of(manager: OneModel, allowed_folder: Path | None) -> tuple[ChatCompletions, Responses]:
     """The handlers of a model that is loaded."""
-    _, processor = manager.load_model_and_processor(manager.force_model)
-    media = ClientMedia(processor, allowed_folder)
-    shared = {"media": media, "model_manager": manager, "generation_state": OneThread()}
+    model, processor = manager.load_model_and_processor(manager.force_model)
+    context = context_length(model.config.text_config)
+    media = ClientMedia(processor, context, allowed_folder)
+    shared = {"media": media, "model_manager": manager, "generation_state": OneThread(context)}
     return ChatCompletions(**shared), Responses(**shared)

@@ -4,15 +4,20 @@ import base64
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
+from threading import Thread
 
+import numpy as np
 import pytest
+from PIL import Image
 from transformers.utils.import_utils import is_serve_available
 
 from llava_next_video.__main__ import parse_arguments
@@ -50,12 +55,39 @@ def question(video, text: str = CIRCLE[1]) -> list[dict]:
     return [{"role": "user", "content": [part, {"type": "text", "text": text}]}]
 
 
+def picture_url(side: int = 64) -> str:
+    """A red square, `side` pixels high and wide."""
+    file = BytesIO()
+    Image.fromarray(np.full((side, side, 3), (200, 30, 30), np.uint8)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def picture_part(url: str) -> dict:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+@contextmanager
+def serving_files() -> Iterator[tuple[str, list[str]]]:
+    """The address of a web server on this machine that has the samples, and what was asked for."""
+    asked = []
+
+    class Files(SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):
+            asked.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=SAMPLES)) as web:
+        Thread(target=web.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{web.server_port}", asked
+        finally:
+            web.shutdown()
+
+
 @dataclass
 class RunningServer:
-    """The address of a server, and what it runs in this process."""
+    """The port of a server on this machine."""
 
     port: int
-    app: object
 
     @property
     def url(self) -> str:
@@ -93,14 +125,14 @@ class RunningServer:
 def running(*arguments: str) -> Iterator[RunningServer]:
     """A server with these arguments of the command, on the embedded checkpoint unless they name another."""
     server = server_of(parse_arguments(["serve", "--host", "127.0.0.1", "--port", "0", "--device", "cpu", *arguments]))
-    thread = threading.Thread(target=server.run)
+    thread = Thread(target=server.run)
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
         [listening] = [sock for each in server.servers for sock in each.sockets][:1]
-        yield RunningServer(listening.getsockname()[1], server.config.app)
+        yield RunningServer(listening.getsockname()[1])
     finally:
         server.should_exit = True
         thread.join()

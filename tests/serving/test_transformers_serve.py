@@ -1,26 +1,30 @@
 """`llava-next-video serve` over HTTP, with the embedded checkpoint: right answers, in both of OpenAI's interfaces."""
 
-import base64
+import re
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
-from threading import Thread
+from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from transformers import pipeline
 
-from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoProcessor
+from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoProcessor, export_for_hub
 from tests.serving.running_server import (
     CIRCLE,
     QUESTIONS,
     SAMPLES,
+    RunningServer,
     data_url,
+    picture_part,
+    picture_url,
     question,
     require_server,
     running,
+    serving_files,
     video_part,
 )
 
@@ -43,17 +47,8 @@ def client(server):
 
 @pytest.fixture(scope="module")
 def files():
-    """The address of a web server on this machine that has the samples, and the paths that were asked for."""
-    asked = []
-
-    class Files(SimpleHTTPRequestHandler):
-        def log_message(self, format, *args):
-            asked.append(self.path)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=SAMPLES)) as web:
-        Thread(target=web.serve_forever).start()
-        yield f"http://127.0.0.1:{web.server_port}", asked
-        web.shutdown()
+    with serving_files() as address_and_asked:
+        yield address_and_asked
 
 
 @pytest.fixture(scope="module")
@@ -139,18 +134,12 @@ def test_several_videos_are_answered_as_by_the_pipeline(server):
     """Videos of different lengths, in both orders, and with a picture: the model was trained with one video a prompt,
     so it is the pipeline that says what it answers."""
     pipe = pipeline("video-text-to-text", model=DEMO_CHECKPOINT, device="cpu")
-    picture = {"type": "image_url", "image_url": {"url": picture_url()}}
+    picture = picture_part(picture_url())
     circle, square = (video_part(data_url(clip)) for clip in (CIRCLE[0], "blue_square_moves_up.mp4"))
     short = video_part(picture_url())  # a picture is a video of one frame
     for media in ([circle, square], [square, circle], [short, circle], [picture, circle], [picture]):
         chat = [{"role": "user", "content": [*media, *text_part("Describe the video.")]}]
         assert server.chat(chat) == (200, pipe(chat, return_full_text=False)[0]["generated_text"].strip())
-
-
-def picture_url() -> str:
-    file = BytesIO()
-    Image.fromarray(np.full((64, 64, 3), (200, 30, 30), np.uint8)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def test_clients_at_the_same_time_get_their_own_answers(server):
@@ -214,3 +203,54 @@ def test_web_addresses_are_read(files):
     assert status == 400
     assert "404" in message
     assert asked
+
+
+@contextmanager
+def process(*command: str):
+    """A server in a process of its own, what it said before it listened, and the process, which is ended."""
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True) as running_process:
+        try:
+            said = ""
+            while not (listens := re.search(r"running on http://127.0.0.1:(\d+)", said)):
+                line = running_process.stderr.readline()
+                assert line, f"it ended: {said}"
+                said += line
+            yield RunningServer(int(listens[1])), said, running_process
+        finally:
+            running_process.send_signal(signal.SIGINT)
+            running_process.communicate(timeout=60)
+
+
+def test_the_command_serves_the_embedded_checkpoint_and_says_so():
+    command = ["-m", "llava_next_video", "serve", "--host", "127.0.0.1", "--port", "0", "--device", "cpu"]
+    with process(*command) as (server, said, running_process):
+        assert "serving the embedded checkpoint, which knows only moving coloured shapes, as 'demo'" in said
+        assert server.chat(question(data_url(CIRCLE[0]))) == (200, CIRCLE[2])
+    assert running_process.returncode == 130  # as every command that is interrupted
+
+
+PLAIN_SERVE = """
+import sys
+sys.path.insert(0, {folder_of_absent!r})
+from without_package import Absent
+sys.meta_path.insert(0, Absent)
+from transformers.cli.serve import Serve
+Serve(force_model={model!r}, trust_remote_code=True, device="cpu", host="127.0.0.1", port=0,
+      chat_template_kwargs='{{"num_frames": null}}')
+"""
+
+
+@pytest.mark.slow
+def test_an_exported_folder_is_answered_by_transformers_alone(tmp_path, prompt_tokens):
+    export_for_hub(DEMO_CHECKPOINT, tmp_path / "exported")
+    model = str(tmp_path / "exported")
+    code = PLAIN_SERVE.format(folder_of_absent=str(Path(__file__).parents[1] / "hub"), model=model)
+    with process("-c", code) as (server, _, _), OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        asked = {"model": model, "messages": question(data_url(CIRCLE[0]))}
+        completion = client.chat.completions.create(**asked)
+        assert completion.choices[0].message.content == CIRCLE[2]
+        assert completion.usage.prompt_tokens == prompt_tokens(None)
+        chunks = list(client.chat.completions.create(**asked, stream=True))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == CIRCLE[2]
+        response = client.responses.create(model=model, input=response_input(*CIRCLE[:2]), stream=False)
+        assert response.output_text == CIRCLE[2]

@@ -19,9 +19,12 @@ from tests.serving.running_server import (
     CIRCLE,
     SAMPLES,
     data_url,
+    picture_part,
+    picture_url,
     question,
     require_server,
     running,
+    serving_files,
     video_part,
 )
 
@@ -179,7 +182,7 @@ BAD_BODIES = {
     "broken base64": (content(video_part("data:video/mp4;base64,!!!"), TEXT), "its base64 is broken"),
     "no video": (content(video_part("data:video/mp4;base64,aGVsbG8="), TEXT), "Could not read the video"),
     "half a video": (content(video_part(data_url(CIRCLE[0])[:9000]), TEXT), "Could not read the video"),
-    "a text as a picture": (content({"type": "image_url", "image_url": {"url": "data:,hello"}}), "or no picture"),
+    "a text as a picture": (content(picture_part("data:,hello")), "or no picture"),
     "a video that is too large": (content(video_part("data:;base64," + "A" * 1_500_000), TEXT), "max_fetched_bytes"),
     "a host that is none": (content(video_part("http://no.such.host.invalid/x.mp4"), TEXT), "cannot be fetched"),
     "too many videos": (content(*[video_part("data:,x")] * 33), "33 videos and pictures"),
@@ -238,6 +241,39 @@ def test_bad_requests_for_responses(server, body, message):
     assert message in answer["error"]["message"]
 
 
+def test_files_of_a_request_are_counted_together():
+    size = (SAMPLES / CIRCLE[0]).stat().st_size
+    limits = ("--limit", f"max_fetched_bytes={size + 1000}", "--limit", "max_frame_pixels=90000")
+    with serving_files() as (address, _), running("--allow-private-addresses", *limits) as server:
+        url = f"{address}/{CIRCLE[0]}"
+        assert server.chat(question(url)) == (200, CIRCLE[2])
+        status, message = server.post("/v1/chat/completions", content(video_part(url), video_part(url), TEXT))
+        assert status == 400
+        assert f"Could not read the video '{url}': its {2 * size} bytes or more are over" in str(message)
+        picture = picture_part(picture_url(300))  # of 90000 pixels
+        assert server.post("/v1/chat/completions", content(*[picture] * 4, TEXT))[0] == 200
+        status, message = server.post("/v1/chat/completions", content(*[picture] * 5, TEXT))
+        assert (status, "have 450000 pixels or more, and 360000 are allowed together" in str(message)) == (400, True)
+
+
+def test_time_of_reading_is_counted_for_a_request():
+    with running("--limit", "max_decode_seconds=0") as server:
+        status, message = server.chat(GOOD)
+    assert (status, "reading it took longer than max_decode_seconds=0" in message) == (400, True)
+
+
+def test_a_body_that_does_not_come(server, monkeypatch):
+    monkeypatch.setattr(transformers_serve_app, "BODY_SECONDS", 1)
+
+    def half():
+        yield b"{"
+        time.sleep(1.5)
+        yield b"}"
+
+    status, answer = server.post("/v1/chat/completions", half())
+    assert (status, "The body took longer than 1 seconds" in answer["error"]["message"]) == (408, True)
+
+
 def test_fields_that_the_interface_does_not_have(server):
     status, answer = server.post("/v1/chat/completions", {"messages": GOOD, "limits": {}})
     assert (status, "limits" in answer["error"]["message"]) == (422, True)
@@ -251,7 +287,7 @@ def test_fields_that_the_interface_does_not_have(server):
         (b"\xff\xfe", "The body is no JSON"),
         (b'{"messages": ' + b"9" * 10_000 + b"}", "The body is no JSON"),
         (b"[" * 100_000, "The body is no JSON"),
-        (b"[" + b"[]," * 500_001 + b"[]]", "more than 1000000 values"),
+        (b"[" + b"[]," * 100_001 + b"[]]", "more than 200000 values"),
         (b"[]", "It has to be an object"),
         (b'"text"', "It has to be an object"),
         (b"null", "It has to be an object"),
@@ -331,11 +367,12 @@ def test_generation_stops_when_the_client_leaves(server, steps, stream):
     assert len(steps) < 2000
 
 
-def test_generation_stops_where_the_context_ends(server, monkeypatch):
+def test_generation_stops_where_the_context_ends(monkeypatch):
     monkeypatch.setattr(transformers_serve_handlers, "context_length", lambda text_config: 250)
-    status, answer = server.post("/v1/chat/completions", {**WITHOUT_END, "max_tokens": 10**6})
-    assert (status, answer["choices"][0]["finish_reason"]) == (200, "length")
-    assert answer["usage"]["total_tokens"] == 250
+    with running() as server:
+        status, answer = server.post("/v1/chat/completions", {**WITHOUT_END, "max_tokens": 10**6})
+        assert (status, answer["choices"][0]["finish_reason"]) == (200, "length")
+        assert answer["usage"]["total_tokens"] == 250
 
 
 def test_clients_over_the_number_are_told_to_come_back(server, monkeypatch):
@@ -351,8 +388,7 @@ def test_clients_over_the_number_are_told_to_come_back(server, monkeypatch):
 
 def test_an_error_of_the_server_is_told_without_its_insides(server, monkeypatch, caplog):
     monkeypatch.setattr(client_media, "read_picture", lambda *args: 1 / 0)
-    picture = {"type": "image_url", "image_url": {"url": "data:,x"}}
-    status, message = server.chat(question(picture))
+    status, message = server.chat(question(picture_part("data:,x")))
     assert (status, message) == (500, "The server failed at this request. Its log says how.")
     assert server.chat(GOOD) == (200, CIRCLE[2])
 
