@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
-from transformers.cli.serving.response import ResponseHandler
+from transformers.cli.serving.response import ResponseHandler, TransformersResponseCreateParamsStreaming
 from transformers.cli.serving.utils import BaseGenerateManager, GenerateManager, GenerationState
 
 from llava_next_video.modeling.model_inputs import context_length
@@ -201,7 +201,7 @@ class ChatCompletions(ReadsInThreads, ChatCompletionHandler):
         return await handler.handle_request({**body, "messages": []}, request_id)
 
 
-class ResponsesParameters(ResponseHandler._valid_params_class, total=False):
+class ResponsesParameters(TransformersResponseCreateParamsStreaming, total=False):
     """The fields of a request, and how its videos are sampled, which transformers has for chat completions only."""
 
     chat_template_kwargs: dict

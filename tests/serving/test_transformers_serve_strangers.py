@@ -90,7 +90,7 @@ def test_files_of_the_server_are_refused(strict, folder):
         assert (status, "it opens no files of its disk for clients" in message) == (400, True), message
     # transformers' own server opens these.
     status, message = strict.chat(question("/etc/passwd"))
-    assert (status, "which is no URL" in message) == (400, True), message
+    assert (status, "which is not a URL" in message) == (400, True), message
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ BAD_BODIES = {
     "a part of an unknown type": (content({"type": "input_file", "file_id": "1"}), "its type is 'input_file'"),
     "sound": (content({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}), "hears nothing"),
     "a video without a URL": (content({"type": "video_url"}, TEXT), "it has no video"),
-    "a video_url without a url": (content({"type": "video_url", "video_url": {}}, TEXT), "which is no URL"),
-    "a URL that is a number": (content(video_part(5), TEXT), "which is no URL"),
-    "a URL that is null": (content(video_part(None), TEXT), "which is no URL"),
+    "a video_url without a url": (content({"type": "video_url", "video_url": {}}, TEXT), "which is not a URL"),
+    "a URL that is a number": (content(video_part(5), TEXT), "which is not a URL"),
+    "a URL that is null": (content(video_part(None), TEXT), "which is not a URL"),
     "a list of URLs": (content({"type": "video", "video": ["/etc/passwd"]}, TEXT), "frames are sent as several"),
     "a URL of another scheme": (content(video_part("ftp://example.org/clip.mp4"), TEXT), "It reads addresses with"),
     "an empty data URL": (content(video_part("data:video/mp4;base64,"), TEXT), "Could not read the video"),
@@ -231,7 +231,7 @@ def test_bad_requests_say_what_is_wrong(server, name):
         ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}, *GOOD]}, "calls no functions"),
         ({"input": [{"type": "reasoning"}]}, "its type is 'reasoning'"),
         ({"input": GOOD, "previous_response_id": "resp_1"}, "previous_response_id belongs"),
-        ({"input": question("/etc/passwd")}, "which is no URL"),
+        ({"input": question("/etc/passwd")}, "which is not a URL"),
         ({"input": question({"type": "video", "path": "/etc/passwd"})}, "outside of the folder"),
     ],
 )
