@@ -81,7 +81,8 @@ def named_in_every_way(path: str) -> list[dict]:
     """Parts of a message that name a file."""
     url = f"file://{quote(path)}"
     parts = [{"type": "video", key: path} for key in ("video", "url", "path")]
-    return [*parts, {"type": "video", "url": url}, video_part(url), {"type": "image", "path": path}]
+    of_columns = [{"type": kind, kind: {"bytes": None, "path": path}} for kind in ("video", "image")]
+    return [*parts, *of_columns, {"type": "video", "url": url}, video_part(url), {"type": "image", "path": path}]
 
 
 def test_files_of_the_server_are_refused(strict, folder):
