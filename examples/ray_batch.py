@@ -20,7 +20,6 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import pyarrow
 import pyarrow.csv
@@ -42,6 +41,7 @@ TABLES = {
 SCHEMA = pyarrow.schema([(name, pyarrow.string()) for name in ("video", "question", "answer", "error")])
 SETTINGS = "_settings.json"  # readers of Parquet folders pass over names that begin with _ or .
 UNFINISHED = ".part"
+FILESYSTEMS = {}  # of buckets; a plain dictionary, because Ray sends what this file defines to other processes
 
 Row = tuple[str, str]  # a video and a question
 
@@ -86,10 +86,11 @@ def split_uri(uri: str) -> tuple[str, str]:
     return f"{scheme}://{host}/", name
 
 
-@cache
 def opened(root: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """A bucket is looked up once."""
-    return pyarrow.fs.FileSystem.from_uri(root)
+    """A bucket's file system and the path of its root in it; each is looked up once."""
+    if root not in FILESYSTEMS:
+        FILESYSTEMS[root] = pyarrow.fs.FileSystem.from_uri(root)
+    return FILESYSTEMS[root]
 
 
 def rows_of(videos: str, question: str | None) -> list[Row]:
