@@ -156,8 +156,8 @@ def answered(out: str) -> set[Row]:
     return rows
 
 
-def check_settings(args: argparse.Namespace):
-    """Note in `out` what the answers depend on, or compare it with what is noted there.
+def check_settings(args: argparse.Namespace, has_answers: bool):
+    """Note in `out` what the answers depend on; if it has answers, compare it with what is noted there.
 
     Raises:
         SystemExit: the answers in `out` are another checkpoint's, or were made with other settings.
@@ -166,7 +166,7 @@ def check_settings(args: argparse.Namespace):
     filesystem, folder = filesystem_of(args.out)
     filesystem.create_dir(folder)
     path = f"{folder}/{SETTINGS}"
-    if filesystem.get_file_info(path).is_file:
+    if has_answers and filesystem.get_file_info(path).is_file:
         with filesystem.open_input_file(path) as file:
             noted = json.loads(file.read())
         if noted != settings:
@@ -282,8 +282,8 @@ def answer_with_pool(parts: list[dict], args: argparse.Namespace) -> Iterator[di
 def main(arguments: list[str] | None = None):
     args = parse_arguments(arguments)
     rows = rows_of(args.videos, args.question)
-    check_settings(args)
     done = answered(args.out)
+    check_settings(args, has_answers=bool(done))
     left = [row for row in rows if row not in done]
     print(f"{len(rows)} questions, {len(rows) - len(left)} of them answered before", flush=True)
     if not left:

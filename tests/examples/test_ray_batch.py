@@ -184,12 +184,13 @@ def test_answers_of_another_checkpoint_are_not_mixed(example, tmp_path):
     def args(*more: str):
         return example.parse_arguments([str(SAMPLES), "--out", str(tmp_path / "out"), *more])
 
-    example.check_settings(args())
-    example.check_settings(args("--batch-size", "4", "--actors", "2"))
+    example.check_settings(args("--checkpoint", "misspelt"), has_answers=False)
+    example.check_settings(args(), has_answers=False)
+    example.check_settings(args("--batch-size", "4", "--actors", "2"), has_answers=True)
     with pytest.raises(
         SystemExit, match=r"has answers with .*'num_frames': None.* not .*'num_frames': 4.*another --out"
     ):
-        example.check_settings(args("--num-frames", "4"))
+        example.check_settings(args("--num-frames", "4"), has_answers=True)
 
 
 @pytest.mark.parametrize(
