@@ -5,7 +5,18 @@ Tests, docs and tools read the list of rooms from here; it goes from the lowest 
 imports from one above it (`tests/test_rooms.py`).
 """
 
-ROOMS = ("modeling", "reading", "processing", "training", "inference", "hub", "conversion", "serving", "package")
+ROOMS = (
+    "modeling",
+    "reading",
+    "processing",
+    "training",
+    "inference",
+    "evaluation",
+    "hub",
+    "conversion",
+    "serving",
+    "package",
+)
 FOLDERS = {f"llava_next_video.{room}".removesuffix(".package"): room for room in ROOMS}
 
 if __name__ == "__main__":
@@ -16,6 +27,7 @@ if __name__ == "__main__":
         packages=list(FOLDERS),
         package_data={
             "llava_next_video": ["demo_checkpoint/*", "*.pyi", "py.typed"],
+            "llava_next_video.evaluation": ["*.yaml"],
             "llava_next_video.processing": ["chat_templates/*.jinja"],
             "llava_next_video.hub": ["model_card.md.jinja"],
         },

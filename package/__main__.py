@@ -165,6 +165,38 @@ def add_serve_arguments(parser: argparse.ArgumentParser):
     )
 
 
+def add_evaluate_arguments(parser: argparse.ArgumentParser):
+    """Describe the command line of `evaluate`."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id of a checkpoint")
+    parser.add_argument(
+        "--table",
+        choices=["july2024", "current"],
+        default="july2024",
+        help="prompts and scoring: those of July 2024 (default), or lmms-eval's own",
+    )
+    parser.add_argument("--tasks", metavar="TASK,TASK", help="only these of the table")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("evaluation"),
+        help="folder for table, samples and journal; a run goes on there",
+    )
+    parser.add_argument("--batch-size", type=int, default=1, help="questions that are answered at once (default: 1)")
+    parser.add_argument("--num-frames", type=int, help="frames to look at (default: the checkpoint's)")
+    parser.add_argument("--fps", type=float, help="frames for each second of video, instead")
+    parser.add_argument("--frame-sampling", choices=["uniform", "uniform_repeated", "fps_capped", "legacy"])
+    add_loading_arguments(parser)
+    parser.add_argument("--device-map", help="auto: spread the model over several devices")
+    parser.add_argument(
+        "--on-error",
+        choices=["raise", "empty"],
+        default="raise",
+        help="at a video that cannot be read: stop (default), or count an empty answer",
+    )
+    parser.add_argument("--limit", type=int, help="ask only so many questions of each task, to try it")
+    parser.add_argument("--fetch", action="store_true", help="fetch what is not on this machine from the Hub")
+
+
 def device(name: str):
     """A `torch.device`; torch is imported when somebody names one.
 
@@ -236,6 +268,12 @@ COMMANDS = {
         "convert an original checkpoint",
         "Convert a checkpoint of the original LLaVA-NeXT code to this package's format, or back.",
         add_convert_arguments,
+    ),
+    "evaluate": (
+        "llava_next_video.evaluation.command:run",
+        "measure a checkpoint with lmms-eval",
+        "Measure a checkpoint with lmms-eval, on the benchmarks of the table of July 2024.",
+        add_evaluate_arguments,
     ),
     "export": (
         "llava_next_video.hub.export:run",

@@ -1,0 +1,1 @@
+"""Benchmarks with lmms-eval: the model, the July 2024 tasks, the table."""

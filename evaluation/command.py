@@ -1,0 +1,142 @@
+"""`llava-next-video evaluate CHECKPOINT`: the columns of a table, measured with lmms-eval, next to the published ones.
+
+Nothing is sent: what lmms-eval loads through the Hub's library is taken from this machine, unless `--fetch` is given.
+The library reads that when it is imported, so what uses it is imported here when it is needed.
+"""
+
+import argparse
+import os
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from llava_next_video.evaluation.published_table import TABLES, Column
+
+
+TASKS_FOLDER = Path(__file__).parent
+SUBMISSION = (
+    "The answers to all questions of EgoSchema are in {}; only its server knows which are right. Nothing was sent."
+)
+SUBSET = "The published score of EgoSchema is of all 5,031 questions; here it is of the 500 whose answers are public."
+WITHOUT_OPTION = (
+    "Answers without an option are wrong; in NExT-QA each is a guess, which depends on nothing but the question."
+)
+
+
+def run(args: argparse.Namespace):
+    """Evaluate a checkpoint, print the table, and write it into the output folder."""
+    columns = chosen_columns(args.table, args.tasks)
+    check_lmms_eval()
+    if not args.fetch:
+        from llava_next_video.evaluation.data_check import check_data
+
+        check_data(dict.fromkeys(column.data for column in columns))
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the Hub was asked for sizes, if at all
+    results, recipe, failures = evaluated(args, [column.task for column in columns])
+    if results is not None:  # in the first of several processes
+        write_table(args, columns, results, recipe, failures)
+
+
+def chosen_columns(table: str, tasks: str | None) -> list[Column]:
+    """The columns of a table, or those of them whose tasks are named, as in "july2024_videomme,july2024_nextqa_mc".
+
+    Raises:
+        ValueError: a task is none of that table.
+    """
+    columns = {column.task: column for column in TABLES[table]}
+    if tasks is None:
+        return list(columns.values())
+    names = [name.strip() for name in tasks.split(",")]
+    if unknown := [name for name in names if name not in columns]:
+        raise ValueError(
+            f"--tasks names {', '.join(unknown)}, which the table {table} does not have. It has {', '.join(columns)}; "
+            "run other tasks with lmms-eval itself: lmms-eval eval --model llava_next_video --tasks ..."
+        )
+    return [columns[name] for name in dict.fromkeys(names)]
+
+
+def check_lmms_eval():
+    """Raise an ImportError when lmms-eval is not installed."""
+    if find_spec("lmms_eval") is None:
+        raise ImportError(
+            "The evaluation needs lmms-eval, which is not installed. As the two ask for different versions of PyAV, "
+            "tests/evaluation/lmms_eval_environment.sh in the repository makes an environment with both."
+        )
+
+
+def evaluated(args: argparse.Namespace, tasks: list[str]) -> tuple[dict | None, dict, dict[str, str]]:
+    """What lmms-eval returns (in the first process; `None` in others), the model's recipe, and why questions could not
+    be asked."""
+    import accelerate
+    import torch
+    from lmms_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
+    from lmms_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+
+    from llava_next_video.evaluation.lmms_eval_model import LlavaNextVideoForLmmsEval
+
+    in_parallel = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if in_parallel:
+        accelerate.PartialState()  # makes the group of processes, as the accelerator wants it
+    model = LlavaNextVideoForLmmsEval(args.checkpoint, **model_arguments(args))
+    manager = TaskManager(
+        "WARNING",
+        include_path=str(TASKS_FOLDER),
+        include_defaults=args.table != "july2024",
+        model_name="llava_next_video",
+    )
+    results = simple_evaluate(
+        model=model,
+        tasks=tasks,
+        task_manager=manager,
+        limit=args.limit,
+        bootstrap_iters=0,
+        # What tasks and evaluator ask for of the command line of lmms-eval.
+        cli_args=argparse.Namespace(output_path=str(args.output), process_with_media=False, reasoning_tags=None),
+        distributed_executor_backend="torchrun",
+    )
+    failures = {name: str(error) for name, error in model.answerer.failures.items()}
+    if in_parallel:
+        of_all: list = [None] * model.world_size
+        torch.distributed.all_gather_object(of_all, failures)
+        failures = {name: reason for of_rank in of_all for name, reason in of_rank.items()}
+    return results, model.recipe, failures
+
+
+def model_arguments(args: argparse.Namespace) -> dict:
+    """Arguments of the model: the frames of July's model (`uniform_repeated`) for its table, unless others are said."""
+    july = args.table == "july2024" and args.frame_sampling is None and args.fps is None
+    return {
+        "batch_size": args.batch_size,
+        "device": args.device,
+        "device_map": args.device_map,
+        "dtype": args.dtype,
+        "attn_implementation": args.attn_implementation,
+        "num_frames": args.num_frames,
+        "fps": args.fps,
+        "frame_sampling": "uniform_repeated" if july else args.frame_sampling,
+        "journal": str(args.output / "answers"),
+        "on_error": args.on_error,
+    }
+
+
+def write_table(args: argparse.Namespace, columns: list[Column], results: dict, recipe: dict, failures: dict[str, str]):
+    """Write table.md, table.json and every sample into the output folder, and print the table."""
+    from llava_next_video.evaluation.score_table import as_json, as_markdown, score_of, write_samples
+
+    recipe = recipe | {"versions": recipe["versions"] | {"lmms-eval": version("lmms_eval")}, "limit": args.limit}
+    scores = [score_of(column, results["samples"][column.task], failures) for column in columns]
+    tasks = [column.task for column in columns]
+    notes = [SUBSET] if any("egoschema_subset" in task for task in tasks) else []
+    if "july2024_egoschema" in tasks:
+        notes.append(SUBMISSION.format(args.output / "submissions" / "july2024_egoschema.json"))
+    if any(score.without_option for score in scores):
+        notes.append(WITHOUT_OPTION)
+    if args.limit is not None:
+        notes.append(f"Only the first {args.limit} questions of each task were asked: this is no score.")
+    write_samples(args.output / "samples", results["samples"])
+    text = as_markdown(scores, recipe, notes)
+    (args.output / "table.md").write_text(text, encoding="utf-8")
+    (args.output / "table.json").write_text(as_json(scores, recipe, notes, failures), encoding="utf-8")
+    print(text)
+    print(f"llava-next-video: table.md, table.json and samples are in {args.output}", file=sys.stderr)

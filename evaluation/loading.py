@@ -1,0 +1,94 @@
+"""The pipeline that a benchmark asks, and everything its answers depend on."""
+
+import hashlib
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+
+from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTextPipeline
+
+
+PACKAGES = ("llava-next-video", "transformers", "torch", "av")
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+
+
+def load_pipeline(
+    pretrained: str,
+    device: str | torch.device | None = None,
+    device_map: str | dict | None = None,
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+) -> VideoTextToTextPipeline:
+    """Load a checkpoint.
+
+    Args:
+        pretrained: folder or Hub id of a checkpoint.
+        device: as for `pipeline`; by default the first accelerator, and of several processes each takes its own.
+        device_map: as for `from_pretrained`, to spread a model over several devices.
+        dtype: "auto" (the checkpoint's), "bfloat16", ...
+
+    Raises:
+        ValueError: both `device` and `device_map` are given.
+    """
+    if device is not None and device_map is not None:
+        raise ValueError(
+            f"The evaluation got device={str(device)!r} and device_map={device_map!r}; pass device_map alone to spread "
+            "the model over several devices, or device alone."
+        )
+    model = AutoModelForImageTextToText.from_pretrained(
+        pretrained, dtype=dtype, device_map=device_map, attn_implementation=attn_implementation
+    )
+    if device is None and device_map is None:
+        device = device_of_rank()
+    # `device=None` would move a model that device_map has placed.
+    placed = {} if device_map is not None else {"device": device}
+    processor = AutoProcessor.from_pretrained(pretrained)
+    return pipeline("video-text-to-text", model=model, processor=processor, **placed)
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Number of this process, and of all that torchrun or accelerate started."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device_of_rank() -> str | None:
+    """The accelerator of this process, when there are several processes; `None` for the usual choice."""
+    accelerator = torch.accelerator.current_accelerator()
+    if rank_and_world_size()[1] == 1 or accelerator is None:
+        return None
+    return f"{accelerator.type}:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def recipe_of(pipe: VideoTextToTextPipeline, pretrained: str, processor_kwargs: dict) -> dict:
+    """What the answers of a pipeline depend on, besides the questions, as JSON has it: the checkpoint and its weights,
+    how it is run, and versions."""
+    config, processor = pipe.model.config, pipe.processor
+    frames = {name: getattr(processor.video_processor, name) for name in ("num_frames", "frame_sampling", "fps")}
+    frames["time_instruction"] = processor.video_processor.time_instruction
+    return {
+        "checkpoint": str(pretrained),
+        "weights": weights_of(pretrained) or getattr(config, "_commit_hash", None),
+        "config": hashed(config.to_json_string(use_diff=False)),
+        "processor": hashed(json.dumps(processor.to_dict(), sort_keys=True, default=str)),
+        "chat_template": hashed(processor.chat_template or ""),
+        "generation_config": hashed(pipe.model.generation_config.to_json_string()),
+        "dtype": str(pipe.model.dtype).removeprefix("torch."),
+        "attn_implementation": config._attn_implementation,
+        "frames": frames | processor_kwargs,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def weights_of(pretrained: str) -> str | None:
+    """Identifies the files of weights in a folder by their names, sizes and times of change."""
+    files = [path for pattern in WEIGHTS for path in sorted(Path(pretrained).glob(pattern))]
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashed(repr(facts)) if facts else None
+
+
+def hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

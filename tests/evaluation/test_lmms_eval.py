@@ -1,0 +1,303 @@
+"""The real lmms-eval on the miniature: `.ci/engines lmms-eval` makes its environment and runs this there.
+
+Every process has a socket that connects to this machine only, and notes every other attempt.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llava_next_video import DEMO_CHECKPOINT
+from llava_next_video.evaluation import july2024_prompts as july2024
+from llava_next_video.evaluation.loading import load_pipeline
+from llava_next_video.evaluation.questions import Question, as_chat
+from tests.evaluation.miniature import SEEDS, clips_of, tables, write_miniature
+
+
+pytest.importorskip("lmms_eval", reason="runs in the environment that tests/evaluation/lmms_eval_environment.sh makes")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+CURRENT = ("nextqa_mc_test", "videomme", "videomme_w_subtitle", "egoschema_subset", "perceptiontest_val_mc")
+LIKELIHOOD = ("egoschema_subset_mcppl",)  # the one of the others, perceptiontest_val_mcppl, fails at any model
+JULY = ("nextqa_mc", "videomme", "videomme_subtitles", "egoschema_subset", "egoschema", "perceptiontest_mc")
+TASKS = (*CURRENT, *(f"july2024_{name}" for name in JULY))
+REFUSING_SOCKET = """
+import socket
+connect = socket.socket.connect
+def refuse(self, address):
+    if self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost"):
+        return connect(self, address)
+    with open({log!r}, "a") as file:
+        file.write(f"{{address}}\\n")
+    raise ConnectionRefusedError(f"{{address}} was refused by the test")
+socket.socket.connect = refuse
+def resolve(host, *args, original=socket.getaddrinfo, **kwargs):
+    if host in ("127.0.0.1", "::1", "localhost", None, socket.gethostname()):
+        return original(host, *args, **kwargs)
+    with open({log!r}, "a") as file:
+        file.write(f"{{host}}\\n")
+    raise socket.gaierror(f"{{host}} was refused by the test")
+socket.getaddrinfo = resolve
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    write_miniature(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(home, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("refusing")
+    (folder / "sitecustomize.py").write_text(REFUSING_SOCKET.format(log=str(folder / "connections")))
+    settings = {
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "CONNECTIONS": str(folder / "connections"),
+    }
+    return {**os.environ, **settings}
+
+
+def run_lmms_eval(environment: dict, output: Path, tasks, model_args: str = "", ranks: int = 1, **options) -> dict:
+    """The samples of each task, and the aggregated results under `"results"`; standard output under `"text"`."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *launch, "-m", "lmms_eval", "eval", "--model", "llava_next_video"]
+    command += ["--model_args", f"pretrained={DEMO_CHECKPOINT}{model_args}", "--tasks", ",".join(tasks)]
+    command += ["--include_path", str(ROOT / "evaluation"), "--output_path", str(output), "--log_samples"]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    results = list(output.glob("*/*_results.json"))
+    assert len(results) == 1, process.stdout[-3000:] + process.stderr[-3000:]
+    found = {"results": json.loads(results[0].read_text())["results"], "text": process.stdout + process.stderr}
+    for path in output.glob("*/*_samples_*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().split("\n") if line]
+        found[path.stem.split("_samples_")[1]] = sorted(rows, key=lambda row: row["doc_id"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(environment, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("finished")
+    result = run_lmms_eval(environment, folder / "out", TASKS, f",journal={folder / 'journal'}", batch_size=2)
+    return {**result, "journal": folder / "journal", "output": folder / "out"}
+
+
+def documents_of(task: str) -> list[dict]:
+    """The rows of a task's data set."""
+    rows = {key[:2]: value for key, value in tables(clips_of(SEEDS)).items()}
+    if "egoschema" in task:
+        return rows["egoschema", "GENERATION" if task == "july2024_egoschema" else "Subset"]
+    names = {"nextqa": ("NExTQA", "MC"), "videomme": ("Video-MME", "videomme")}
+    key = next((value for name, value in names.items() if name in task), ("PerceptionTest_Val", "mc_question_val"))
+    return rows[key]
+
+
+def answers_of(run: dict, tasks=TASKS) -> dict:
+    return {task: [sample["filtered_resps"] for sample in run[task]] for task in tasks}
+
+
+def test_all_tasks_run_and_send_nothing(finished, environment):
+    assert [len(finished[task]) for task in TASKS] == [9, 9, 9, 2, 9, 9, 9, 9, 2, 3, 9]
+    assert set(TASKS) <= set(finished["results"])
+    assert not Path(environment["CONNECTIONS"]).exists()
+
+
+def test_answers_are_a_plain_pipelines(finished):
+    pipe = load_pipeline(DEMO_CHECKPOINT, device="cpu")
+    pipe.memory.max_videos = 0  # nothing is remembered
+    videos = {
+        "nextqa": july2024.nextqa_video,
+        "videomme": july2024.videomme_video,
+        "egoschema": july2024.egoschema_video,
+        "perceptiontest": july2024.perceptiontest_video,
+    }
+    for task in TASKS:
+        for sample, document in zip(finished[task], documents_of(task)):
+            video = next(function for name, function in videos.items() if name in task)(document)
+            chat = as_chat(Question(task, 0, sample["input"], lambda video=video: video))
+            length = 16 if "videomme" in task or task == "egoschema_subset" else 1024
+            [record] = pipe(chat, return_full_text=False, do_sample=False, max_new_tokens=length)
+            answer = record["generated_text"].split("\n\n")[0].strip()
+            assert sample["filtered_resps"] == answer, (task, sample["doc_id"])
+
+
+@pytest.fixture(autouse=True)
+def home_for_paths(home, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(home))
+
+
+def test_prompts_that_did_not_change_are_lmms_evals(finished):
+    pairs = {
+        "nextqa_mc_test": "nextqa_mc",
+        "egoschema_subset": "egoschema_subset",
+        "perceptiontest_val_mc": "perceptiontest_mc",
+    }
+    for current, july in pairs.items():
+        for sample, of_july in zip(finished[current], finished[f"july2024_{july}"]):
+            assert sample["input"] == of_july["input"]
+
+
+def test_subtitles_are_lmms_evals(finished):
+    """Only the options and what stands around them changed."""
+    seen = set()
+    rows = zip(
+        finished["videomme_w_subtitle"], finished["july2024_videomme_subtitles"], documents_of("videomme"), strict=True
+    )
+    for sample, of_july, document in rows:
+        options = document["options"]
+        assert of_july["input"] == sample["input"].replace("\n".join(options), str(options))
+        seen.add(of_july["input"].split("\nSelect")[0])
+    assert {"This video's subtitles are listed below: \nNo subtitles available"} < seen
+    assert any("Word 0\nWord 1\nWord 2" in text for text in seen)
+
+
+def test_a_second_run_asks_nothing_and_scores_the_same(finished, environment, tmp_path):
+    files = {path: path.read_bytes() for path in finished["journal"].iterdir()}
+    again = run_lmms_eval(environment, tmp_path, TASKS[5:], f",journal={finished['journal']}", batch_size=1)
+    assert {path: path.read_bytes() for path in finished["journal"].iterdir()} == files
+    assert answers_of(again, TASKS[5:]) == answers_of(finished, TASKS[5:])
+    for task in TASKS[5:]:
+        assert again["results"][task] == finished["results"][task]
+
+
+def test_two_ranks_answer_and_score_as_one(finished, environment, tmp_path):
+    tasks = TASKS[5:]
+    two = run_lmms_eval(environment, tmp_path / "out", tasks, f",journal={tmp_path / 'journal'}", ranks=2)
+    assert answers_of(two, tasks) == answers_of(finished, tasks)
+    for task in tasks:
+        for metric in ("accuracy,none", "no_option_found,none"):
+            assert two["results"][task].get(metric) == finished["results"][task].get(metric)
+    assert len(list((tmp_path / "journal").iterdir())) == 2
+
+
+def test_likelihoods_find_the_answer(environment, tmp_path):
+    run = run_lmms_eval(environment, tmp_path, LIKELIHOOD)
+    for sample in run["egoschema_subset_mcppl"]:
+        losses = [float(loss) for loss, _ in sample["filtered_resps"]]  # in the file they are texts
+        assert losses.index(min(losses)) == int(documents_of("egoschema_subset")[sample["doc_id"]]["answer"])
+
+
+def test_a_missing_video_is_an_empty_answer_that_is_named(environment, home, tmp_path):
+    video = home / "videomme" / "data" / "clip11.mp4"
+    video.rename(tmp_path / "hidden.mp4")
+    try:
+        run = run_lmms_eval(environment, tmp_path, ["july2024_videomme", "videomme"], ",on_error=empty")
+    finally:
+        (tmp_path / "hidden.mp4").rename(video)
+    for task in ("july2024_videomme", "videomme"):
+        empty = [sample["doc_id"] for sample in run[task] if sample["filtered_resps"] == ""]
+        assert [documents_of(task)[number]["videoID"] for number in empty] == ["clip11"] * 3
+    assert "6 questions got an empty answer, because they could not be asked" in run["text"]
+    assert "july2024_videomme, document 3: There is no video" in run["text"]
+    assert "clip11.mp4 does not exist" in run["text"]
+
+
+def test_a_submission_is_written_and_not_sent(finished):
+    written = json.loads((finished["output"] / "submissions" / "july2024_egoschema.json").read_text())
+    assert set(written) == {"clip3", "clip11", "clip25"}
+
+
+def table_command(output: Path, *words: str, ranks: int = 1) -> list[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    return [
+        sys.executable,
+        *launch,
+        "-m",
+        "llava_next_video",
+        "evaluate",
+        DEMO_CHECKPOINT,
+        "--output",
+        str(output),
+        *words,
+    ]
+
+
+def run_table(environment: dict, output: Path, *words: str, ranks: int = 1) -> dict:
+    """The table as JSON, without its notes, which name the folder."""
+    command = table_command(output, *words, ranks=ranks)
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    assert (output / "table.md").read_text() in process.stdout
+    table = json.loads((output / "table.json").read_text())
+    table.pop("notes")
+    return table
+
+
+@pytest.fixture(scope="module")
+def table(environment, tmp_path_factory) -> dict:
+    return run_table(environment, tmp_path_factory.mktemp("table"), "--batch-size", "2")
+
+
+def test_one_command_makes_the_table_and_sends_nothing(table, finished, environment):
+    assert [score["task"] for score in table["scores"]] == [f"july2024_{name}" for name in JULY]
+    for score in table["scores"]:
+        of_task = finished["results"][score["task"]]
+        assert score["questions"] == len(finished[score["task"]])
+        assert score["without_option"] == round(of_task["no_option_found,none"] * score["questions"])
+        if score["task"] != "july2024_egoschema":
+            assert score["percent"] == pytest.approx(100 * of_task["accuracy,none"])
+    assert table["not_asked"] == {}
+    assert not Path(environment["CONNECTIONS"]).exists()
+
+
+def test_the_table_with_todays_prompts(finished, environment, tmp_path):
+    table = run_table(environment, tmp_path, "--table", "current")
+    assert [score["task"] for score in table["scores"]] == list(CURRENT)
+    videomme = table["scores"][1]
+    assert videomme["percent"] == pytest.approx(finished["results"]["videomme"]["videomme_perception_score,none"])
+    assert not Path(environment["CONNECTIONS"]).exists()
+
+
+def test_two_processes_make_the_same_table(table, environment, tmp_path):
+    assert run_table(environment, tmp_path, ranks=2) == table
+
+
+def test_killed_five_times_it_asks_nothing_twice_and_makes_the_same_table(table, environment, tmp_path):
+    journal = tmp_path / "answers" / "answers-0.jsonl"
+    tasks = [f"july2024_{name}" for name in JULY]
+    for most in sorted(random.Random(0).sample(range(1, 38), 5)):
+        process = subprocess.Popen(
+            table_command(tmp_path), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 600
+        while not journal.exists() or journal.read_bytes().count(b"\n") < most:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    before = journal.read_text()
+    assert run_table(environment, tmp_path) == table
+    assert journal.read_text().startswith(before)
+    keys = [json.loads(line)["key"] for line in journal.read_text().split("\n") if line]
+    # Of 41 questions, those of EgoSchema's subset are among all of its questions.
+    assert len(keys) == len(set(keys)) == sum(score["questions"] for score in table["scores"]) - 2
+    assert [score["task"] for score in table["scores"]] == tasks
+
+
+def test_a_video_that_is_missing_stops_the_command_before_anything_is_asked(environment, home, tmp_path):
+    video = home / "nextqa" / "NExTVideo" / "clip3.mp4"
+    video.rename(tmp_path / "hidden.mp4")
+    try:
+        command = table_command(tmp_path / "out", "--tasks", "july2024_nextqa_mc")
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+        table = run_table(environment, tmp_path / "out", "--tasks", "july2024_nextqa_mc", "--on-error", "empty")
+    finally:
+        (tmp_path / "hidden.mp4").rename(video)
+    assert process.returncode == 1
+    [line] = [line for line in process.stderr.splitlines() if line.startswith("llava-next-video: error: ")]
+    assert "july2024_nextqa_mc, document 0, could not be asked: There is no video" in line
+    [score] = table["scores"]
+    assert score["unasked"] == len(table["not_asked"]) == 3
