@@ -145,6 +145,15 @@ class LlavaNextVideoConfig(PreTrainedConfig):
 
     model_type = "llava_next_video"
     attribute_map = {"image_token_id": "image_token_index", "video_token_id": "video_token_index"}
+    # What `Trainer` would gather with the logits, of all rows that it evaluates.
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "cache",
+        "image_hidden_states",
+        "video_hidden_states",
+        "image_outputs",
+        "video_outputs",
+    ]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(
             config_class=AutoConfig,

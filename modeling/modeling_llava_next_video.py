@@ -30,6 +30,7 @@ from .error_texts import reason_of
 from .generation_llava_next_video import LlavaNextVideoGenerationMixin
 from .model_inputs import (
     check_arguments,
+    check_labels,
     check_no_placeholders,
     check_placeholders,
     join_frames,
@@ -404,7 +405,7 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Llav
 
         Raises:
             ValueError: placeholders and features differ in number, or a prompt with placeholders came without any;
-                pixels and features are both given.
+                pixels and features are both given; in training, labels ask for placeholders.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -425,6 +426,8 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Llav
         logits = self.lm_head(select_positions(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
+            if self.training:
+                check_labels(labels, input_ids, self.model.placeholder_ids())
             vocab_size = self.config.text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
         others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}

@@ -18,12 +18,16 @@ from .processing.video_processing_llava_next_video import LlavaNextVideoVideoPro
 from .reading.errors import VideoLimitError, VideoReadError
 from .reading.limits import ReadingLimits
 from .reading.video_reading import read_video
+from .training.collator import LlavaNextVideoCollator
+from .training.marked_templates import training_chat_template
+from .training.trained_parts import parameter_groups, train_only
 
 DEMO_CHECKPOINT: str
 __version__: str
 
 __all__ = [
     "DEMO_CHECKPOINT",
+    "LlavaNextVideoCollator",
     "LlavaNextVideoConfig",
     "LlavaNextVideoForConditionalGeneration",
     "LlavaNextVideoImageProcessor",
@@ -39,6 +43,9 @@ __all__ = [
     "check_finite",
     "draw_frame_sheet",
     "export_for_hub",
+    "parameter_groups",
     "read_video",
     "rope_factor_for",
+    "train_only",
+    "training_chat_template",
 ]

@@ -11,9 +11,16 @@ import llava_next_video
 import llava_next_video.conversion
 import llava_next_video.modeling
 import llava_next_video.processing
+import llava_next_video.training
 
 
-PACKAGES = (llava_next_video, llava_next_video.conversion, llava_next_video.modeling, llava_next_video.processing)
+PACKAGES = (
+    llava_next_video,
+    llava_next_video.conversion,
+    llava_next_video.modeling,
+    llava_next_video.processing,
+    llava_next_video.training,
+)
 MODULES = [
     f"{package.__name__}.{module.name}"
     for package in PACKAGES

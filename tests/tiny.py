@@ -115,6 +115,12 @@ def make_processor(config: LlavaNextVideoConfig, cls=LlavaNextVideoProcessor, **
     )
 
 
+def labels_of(input_ids: torch.Tensor) -> torch.Tensor:
+    """Labels that ask for every token of a prompt but its placeholders."""
+    placeholders = (input_ids == IMAGE_TOKEN_ID) | (input_ids == VIDEO_TOKEN_ID)
+    return input_ids.masked_fill(placeholders, -100)
+
+
 def random_frames(num_frames: int, height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
     """(num_frames, height, width, 3), uint8."""
     return np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
 from llava_next_video import LlavaNextVideoForConditionalGeneration
-from tests.tiny import make_model, make_processor, random_frames
+from tests.tiny import labels_of, make_model, make_processor, random_frames
 
 
 def is_equal(model: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -80,7 +80,7 @@ def train(folder, steps: int, **arguments) -> LlavaNextVideoForConditionalGenera
 
     def collate(seeds: list[int]) -> dict:
         inputs = processor(text="<video>\nWhat?", videos=[random_frames(2, seed=seeds[0])])
-        return {**inputs, "labels": inputs["input_ids"]}
+        return {**inputs, "labels": labels_of(inputs["input_ids"])}
 
     settings = TrainingArguments(
         output_dir=folder,

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from llava_next_video import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
 from llava_next_video.modeling import model_inputs
 from tests.graphs import CountingBackend
-from tests.tiny import TEXT, config_arguments, enliven, make_model, make_processor, random_frames
+from tests.tiny import TEXT, config_arguments, enliven, labels_of, make_model, make_processor, random_frames
 
 
 def make_inputs(model, num_frames: int = 3, text: str = "<video>\nWhat?"):
@@ -125,7 +125,7 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         if checkpointing:
             model.gradient_checkpointing_enable()  # also the name in the oldest supported transformers
         inputs = make_inputs(model)
-        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        model(**inputs, labels=labels_of(inputs["input_ids"])).loss.backward()
         gradients.append(
             {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
         )
@@ -293,6 +293,18 @@ def test_training_without_pixels_is_an_error():
     del inputs["pixel_values_videos"]
     with pytest.raises(ValueError, match=r"remove_unused_columns=False`, and a collator that calls the processor"):
         model(**inputs, labels=inputs["input_ids"])
+
+
+@pytest.mark.parametrize("modality", ["image", "video"])
+def test_training_on_placeholders_is_an_error(modality):
+    """They were most of what was learned."""
+    model, picture = make_model().train(), Image.new("RGB", (20, 30))
+    media = {"videos": [random_frames(2)]} if modality == "video" else {"images": picture}
+    inputs = make_processor(model.config)(text=f"<{modality}>\nWhat?", **media)
+    with pytest.raises(ValueError, match=rf"\d+ of the labels are <{modality}> placeholders, which the model would"):
+        model(**inputs, labels=inputs["input_ids"])
+    assert model(**inputs, labels=labels_of(inputs["input_ids"])).loss.isfinite()
+    assert model.eval()(**inputs, labels=inputs["input_ids"]).loss.isfinite()  # as in the built-in
 
 
 def test_embeddings_that_the_caller_merged_need_no_features():

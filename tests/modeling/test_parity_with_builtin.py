@@ -9,7 +9,7 @@ from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltIn
 from transformers.models.llava_next_video import LlavaNextVideoForConditionalGeneration as BuiltInModel
 from transformers.models.llava_next_video import LlavaNextVideoProcessor as BuiltInProcessor
 
-from tests.tiny import config_arguments, make_model, make_processor, random_frames
+from tests.tiny import config_arguments, labels_of, make_model, make_processor, random_frames
 
 
 OLDER = version.parse(transformers.__version__) < version.parse("5.23")
@@ -188,7 +188,7 @@ def test_gradients_of_checkpointing_equal_the_builtins(reentrant):
     for each in pair:
         each.train().gradient_checkpointing_enable({"use_reentrant": reentrant})
         each.enable_input_require_grads()
-        each(**inputs, labels=inputs["input_ids"]).loss.backward()
+        each(**inputs, labels=labels_of(inputs["input_ids"])).loss.backward()
         named = each.named_parameters()
         gradients.append({name: weight.grad for name, weight in named if weight.grad is not None})
     ours, theirs = gradients

@@ -9,7 +9,7 @@ from transformers import AutoModel
 
 from llava_next_video import LlavaNextVideoForConditionalGeneration
 from tests.graphs import CountingBackend
-from tests.tiny import config_arguments, make_model, make_processor, random_frames, vision_config
+from tests.tiny import config_arguments, labels_of, make_model, make_processor, random_frames, vision_config
 
 
 VIDEO = torch.randn(1, 5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -79,7 +79,7 @@ def test_whatever_of_the_tower_asks_for_gradients_gets_them(recipe, layer, loade
         assert not info["unexpected_keys"]
     model.train()
     inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
-    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    model(**inputs, labels=labels_of(inputs["input_ids"])).loss.backward()
     tower = model.model.vision_tower
     assert names_without_gradients(tower) == set()
     last = max(model.config.vision_states())

@@ -1,0 +1,140 @@
+"""Labels are what the assistant says with its stop token: for every template, every tokenizer and either padding."""
+
+import pytest
+import torch
+from PIL import Image
+
+from llava_next_video import LlavaNextVideoCollator, training_chat_template
+from llava_next_video.training.labels import IGNORED, learned_tokens
+from tests.tiny import random_frames
+from tests.training.rows import AROUND, IMAGE, TEMPLATES, TOKENIZERS, VIDEO, processor_of, says, user
+
+
+ANSWERS = ["It moves left.", "  Two  blanks, 3\nlines é\U0001f600", "", "<s> [/INST] ASSISTANT: no"]
+
+
+def rows_for(template: str) -> list[dict]:
+    """Rows with one, no and several visuals, of one and more turns, and of different lengths."""
+    frames = [random_frames(number, seed=number) for number in (2, 5, 1)]
+    picture = Image.new("RGB", (20, 30), "red")
+    if template == "plain":
+        messages = [[{"role": "assistant", "content": user(VIDEO, answer)["content"]}] for answer in ANSWERS]
+        return [{"messages": each, "videos": frames[:1]} for each in messages]
+    return [
+        {"messages": [user(VIDEO, "Which way?"), says(ANSWERS[0])], "videos": frames[:1]},
+        {"messages": [user("Hello"), says(ANSWERS[1]), user("Again"), says(ANSWERS[2]), user("x"), says(ANSWERS[0])]},
+        {
+            "messages": [
+                {"role": "system", "content": "Be kind."},
+                user(VIDEO, "and", IMAGE, "then", VIDEO),
+                says(ANSWERS[3]),
+                user(IMAGE, "?"),
+                says(ANSWERS[0]),
+            ],
+            "videos": frames[1:],
+            "images": [picture, picture],
+        },
+    ]
+
+
+def runs_of(labels: torch.Tensor) -> list[tuple[int, int]]:
+    """Where labels stand, as (start, end)."""
+    learned = torch.cat([torch.zeros(1, dtype=torch.bool), labels != IGNORED, torch.zeros(1, dtype=torch.bool)])
+    return list(
+        zip(
+            *(
+                (learned[1:] & ~learned[:-1]).nonzero()[:, 0].tolist(),
+                (learned[:-1] & ~learned[1:]).nonzero()[:, 0].tolist(),
+            )
+        )
+    )
+
+
+def expected_texts(row: dict, template: str) -> list[str]:
+    before, stop = AROUND[template]
+    said = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
+    said = [content if isinstance(content, str) else content[-1]["text"] for content in said]
+    return [before + words + stop for words in said]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_labels_decode_to_the_words_of_the_assistant(template, tokenizer, side):
+    processor = processor_of(template, tokenizer)
+    rows = rows_for(template)
+    batch = LlavaNextVideoCollator(processor, padding_side=side)(rows)
+    for row, ids, labels in zip(rows, batch["input_ids"], batch["labels"]):
+        assert torch.equal(labels[labels != IGNORED], ids[labels != IGNORED])
+        got = [processor.tokenizer.decode(labels[start:end]) for start, end in runs_of(labels)]
+        expected = expected_texts(row, template)
+        if tokenizer.startswith("llama"):  # whose decoder drops the first space
+            expected = [text.removeprefix(" ") for text in expected]
+        assert got == expected
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("template", [name for name in TEMPLATES if name != "plain"])
+def test_before_labels_stands_what_is_given_when_generating(template, tokenizer):
+    """Token by token: the prompt that the model gets when it is asked is what it was trained to go on from."""
+    processor = processor_of(template, tokenizer)
+    collate = LlavaNextVideoCollator(processor)
+    for row in rows_for(template):
+        batch = collate([row])
+        videos, images = iter(row.get("videos", [])), iter(row.get("images", []))
+        messages = [
+            {**message, "content": [filled(part, videos, images) for part in message["content"]]}
+            if isinstance(message["content"], list)
+            else message
+            for message in row["messages"]
+        ]
+        starts = [start for start, _ in runs_of(batch["labels"][0])]
+        asked = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        for start, number in zip(starts, asked, strict=True):
+            given = processor.apply_chat_template(
+                messages[:number], add_generation_prompt=True, tokenize=True, return_dict=True
+            )
+            assert given["input_ids"][0].tolist() == batch["input_ids"][0, :start].tolist()
+
+
+def filled(part: dict, videos, images) -> dict:
+    if part["type"] == "text":
+        return part
+    return {**part, part["type"]: next(videos if part["type"] == "video" else images)}
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_transformers_masks_the_same_tokens_with_the_marked_template(template, tokenizer):
+    processor = processor_of(template, tokenizer)
+    for row in rows_for(template):
+        batch = LlavaNextVideoCollator(processor)([row])
+        videos, images = iter(row.get("videos", [])), iter(row.get("images", []))
+        messages = [
+            {**message, "content": [filled(part, videos, images) for part in message["content"]]}
+            if isinstance(message["content"], list)
+            else message
+            for message in row["messages"]
+        ]
+        inputs = processor.apply_chat_template(
+            [messages],
+            chat_template=training_chat_template(processor),
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        assert torch.as_tensor(inputs["input_ids"]).tolist() == batch["input_ids"].tolist()
+        assert torch.as_tensor(inputs["assistant_masks"]).bool().tolist() == (batch["labels"] != IGNORED).tolist()
+
+
+def test_a_token_that_begins_before_the_answer_is_not_learned():
+    """A tokenizer may join the line end before an answer with one that the answer begins with."""
+    offsets = torch.tensor([[0, 0], [0, 4], [4, 6], [6, 8], [8, 9], [9, 9]])
+    assert learned_tokens([(5, 9)], [], offsets).tolist() == [False, False, False, True, True, False]
+
+
+def test_spans_move_with_the_placeholders_before_them():
+    offsets = torch.tensor([[0, 20], [20, 22], [22, 30], [30, 31]])
+    replacements = [{"span": (0, 7), "new_span": (0, 20)}, {"span": (9, 16), "new_span": (22, 30)}]
+    assert learned_tokens([(7, 9)], replacements, offsets).tolist() == [False, True, False, False]
+    assert learned_tokens([(16, 17)], replacements, offsets).tolist() == [False, False, False, True]
