@@ -1,7 +1,6 @@
 """Rows of a data set as conversations: `messages`, or `prompt` and `completion`, with the columns of their media.
 
-Rows are what TRL and `datasets` have. Tables give every part of a message every key, as `None` where it has none, and
-files as `{"path": ..., "bytes": ...}`.
+Rows are what TRL and `datasets` have; tables give every part of a message every key, as `None` where it has none.
 """
 
 import re
@@ -93,9 +92,7 @@ def read_messages(row: Mapping) -> tuple[list[dict], list[dict]]:
                 f"The row's {name!r} is a text, {shortened(row[name])}. It has to be a list of messages: "
                 "[{'role': 'user', 'content': ...}]; answers have the role 'assistant'."
             )
-        value = row[name]
-        messages = [with_plain_files(message) for message in value] if isinstance(value, list | tuple) else value
-        parts.append(checked_conversation(messages, need_sources=False, name=name))
+        parts.append(checked_conversation(row[name], need_sources=False, name=name))
     return (parts[0] if len(parts) == 2 else []), [message for part in parts for message in part]
 
 
@@ -108,29 +105,7 @@ def media_of(row: Mapping, kind: str) -> list:
     if not given:
         return []
     value = row[given[0]]
-    media = list(value) if given == [several] and isinstance(value, list | tuple) else [value]
-    return [plain_file(source) for source in media]
-
-
-def plain_file(source):
-    """A source as the processor takes it: a file of a table, `{"path": ..., "bytes": ...}`, as its bytes, or its path
-    where it has none; frames of a video alike."""
-    if isinstance(source, Mapping) and set(source) == {"path", "bytes"}:
-        return source["bytes"] if source["bytes"] is not None else source["path"]
-    return [plain_file(frame) for frame in source] if isinstance(source, list | tuple) else source
-
-
-def with_plain_files(message):
-    """A message with plain files in its parts."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("content"), list | tuple):
-        return message
-    content = [
-        {key: plain_file(value) if key in KINDS else value for key, value in part.items()}
-        if isinstance(part, Mapping)
-        else part
-        for part in message["content"]
-    ]
-    return {**message, "content": content}
+    return list(value) if given == [several] and isinstance(value, list | tuple) else [value]
 
 
 def as_parts(message: dict) -> dict:
