@@ -72,6 +72,19 @@ class Processor(MultiModalProcessor):
             inputs.hf_data["video_metadata"] = [with_times(each) for each in metadata]
         return inputs
 
+    def _get_mm_prompt_updates(self, *args):
+        """Features go where placeholders are. vLLM takes the most frequent token of a replacement for the placeholder,
+        but a short video has fewer of these than a sentence of times has full stops."""
+        processor = self.info.get_hf_processor()
+        tokens = {"image": processor.image_token_id, "video": processor.video_token_id}
+        return {
+            modality: [
+                [update.with_content(with_features(update.content.full, tokens[modality])) for update in updates]
+                for updates in items
+            ]
+            for modality, items in super()._get_mm_prompt_updates(*args).items()
+        }
+
     def _postprocess_prompt(self, prompt):
         return with_first_token(prompt, self.info.get_tokenizer())
 
@@ -84,22 +97,24 @@ class Processor(MultiModalProcessor):
 
     def _updates_with_newlines(self, token_ids, updates_of_videos):
         tokenizer = self.info.get_tokenizer()
-        video_token = self.info.get_hf_processor().video_token_id
+        token = self.info.get_hf_processor().video_token_id
         newline = tokenizer.encode("\n", add_special_tokens=False)
-        positions = [index for index, token in enumerate(token_ids) if token == video_token]
+        positions = [index for index, each in enumerate(token_ids) if each == token]
         changed = []
         for number, updates in enumerate(updates_of_videos):
             if number < len(positions) and is_followed_by(token_ids, positions[number], newline):
+                joined = [ids_joined_with("\n", update.content.full, token, tokenizer) for update in updates]
                 updates = [
-                    update.with_target([video_token, *newline]).with_content(
-                        PromptUpdateDetails.select_token_id(
-                            ids_joined_with("\n", update.content.full, video_token, tokenizer), video_token
-                        )
-                    )
-                    for update in updates
+                    update.with_target([token, *newline]).with_content(with_features(ids, token))
+                    for update, ids in zip(updates, joined)
                 ]
             changed.append(updates)
         return changed
+
+
+def with_features(replacement: list[int], placeholder: int) -> PromptUpdateDetails:
+    """Ids that replace a video or image, with features in the place of every `placeholder`."""
+    return PromptUpdateDetails.select_token_id(replacement, placeholder)
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=ProcessingInfo, dummy_inputs=DummyInputsBuilder)

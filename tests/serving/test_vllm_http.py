@@ -143,6 +143,7 @@ def ask_with_frames(client, number: int):
         (f"file://{SAMPLES}/../README.md", "must be a subpath of `--allowed-local-media-path"),
         ("/etc/hostname", "must be either a HTTP, data or file URL"),
     ],
+    ids=["no video", "cut video", "file", "file beside the folder", "path"],
 )
 def test_a_bad_video_and_a_path_that_is_not_allowed_are_400(client, url, message):
     with pytest.raises(openai.BadRequestError) as caught:

