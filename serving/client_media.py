@@ -27,9 +27,9 @@ from llava_next_video.reading.pictures import read_picture
 from llava_next_video.reading.video_sources import open_source
 
 
-MOST_MEDIA = 32  # videos and pictures in one request
-MOST_PICTURES_OF_FULL_SIZE = 4  # or more smaller ones: they are held as pixels until the prompt is made
-MOST_CHARACTERS = 1_000_000  # of everything else in a request: more than any context holds, and a second of tokenizing
+MAX_MEDIA = 32  # videos and pictures in one request
+MAX_PICTURES_OF_FULL_SIZE = 4  # or more smaller ones: they are held as pixels until the prompt is made
+MAX_CHARACTERS = 1_000_000  # of everything else in a request: more than any context holds, and a second of tokenizing
 DOWNLOADS_AT_ONCE = 32  # each holds up to `max_fetched_bytes`
 READERS_AT_ONCE = max(2, min(os.cpu_count() or 1, 8))  # each decodes in several threads
 
@@ -69,8 +69,8 @@ class ClientMedia:
             picture=lambda source: named.append(("image", source)),
             video=lambda source: named.append(("video", source)),
         )
-        if len(named) > MOST_MEDIA:
-            raise ValueError(f"The chat has {len(named)} videos and pictures. Send {MOST_MEDIA} or fewer.")
+        if len(named) > MAX_MEDIA:
+            raise ValueError(f"The chat has {len(named)} videos and pictures. Send {MAX_MEDIA} or fewer.")
         check_number_of_characters([messages, tools])
         sources = [(kind, name, self.checked_source(name)) for kind, name in named]
         fetched, num_bytes = [], 0
@@ -184,9 +184,9 @@ def path_of(source: str) -> str:
 def check_number_of_characters(chat):
     """Check how long a chat is without its videos and pictures: all of it is tokenized before it is counted."""
     num_characters = len(json.dumps(chat))
-    if num_characters > MOST_CHARACTERS:
+    if num_characters > MAX_CHARACTERS:
         raise ValueError(
-            f"The request has {num_characters} characters beside its videos and pictures. Send {MOST_CHARACTERS} or "
+            f"The request has {num_characters} characters beside its videos and pictures. Send {MAX_CHARACTERS} or "
             "fewer."
         )
 
@@ -202,11 +202,11 @@ def check_context(num_tokens: int, context: int | None):
 
 def check_pixels_of_pictures(num_pixels: int, limits: ReadingLimits):
     """Check pictures that are held at the same time."""
-    most = MOST_PICTURES_OF_FULL_SIZE * limits.max_frame_pixels
+    most = MAX_PICTURES_OF_FULL_SIZE * limits.max_frame_pixels
     if num_pixels > most:
         raise ValueError(
             f"The pictures of the request have {num_pixels} pixels or more, and {most} are allowed together "
-            f"({MOST_PICTURES_OF_FULL_SIZE} times max_frame_pixels). Send fewer or smaller pictures."
+            f"({MAX_PICTURES_OF_FULL_SIZE} times max_frame_pixels). Send fewer or smaller pictures."
         )
 
 

@@ -24,8 +24,8 @@ from starlette.types import Receive, Scope, Send
 from llava_next_video.serving.transformers_serve_handlers import OneModel, handlers_of
 
 
-MOST_REQUESTS = 64  # that are received, read or answered at once; more are told to come back
-MOST_JSON_VALUES = 200_000  # a body of commas and brackets would take some fifty times its size in memory
+MAX_REQUESTS = 64  # that are received, read or answered at once; more are told to come back
+MAX_JSON_VALUES = 200_000  # a body of commas and brackets would take some fifty times its size in memory
 BODY_SECONDS = 300  # in which a body has to arrive
 
 
@@ -66,9 +66,9 @@ class Door:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        if self.num_inside >= MOST_REQUESTS:
+        if self.num_inside >= MAX_REQUESTS:
             raise HTTPException(
-                503, f"The server has {MOST_REQUESTS} requests already. Try again later.", {"Retry-After": "5"}
+                503, f"The server has {MAX_REQUESTS} requests already. Try again later.", {"Retry-After": "5"}
             )
         self.num_inside += 1
         try:
@@ -90,8 +90,8 @@ class Door:
                     self.check_size(len(body))
         except TimeoutError:
             raise HTTPException(408, f"The body took longer than {BODY_SECONDS} seconds. Send it at once.") from None
-        if sum(map(body.count, b",[{")) > MOST_JSON_VALUES:
-            raise ValueError(f"The body has more than {MOST_JSON_VALUES} values in it. Send fewer messages.")
+        if sum(map(body.count, b",[{")) > MAX_JSON_VALUES:
+            raise ValueError(f"The body has more than {MAX_JSON_VALUES} values in it. Send fewer messages.")
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:

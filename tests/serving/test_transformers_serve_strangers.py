@@ -377,7 +377,7 @@ def test_generation_stops_where_the_context_ends(monkeypatch):
 
 
 def test_clients_over_the_number_are_told_to_come_back(server, monkeypatch):
-    monkeypatch.setattr(transformers_serve_app, "MOST_REQUESTS", 2)
+    monkeypatch.setattr(transformers_serve_app, "MAX_REQUESTS", 2)
     with silent_server() as address, ThreadPoolExecutor(2) as clients:
         hanging = [clients.submit(server.chat, question(address)) for _ in range(2)]
         time.sleep(0.5)
