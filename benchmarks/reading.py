@@ -37,11 +37,13 @@ def torchcodec(name: str):
     def prepare(setting: Setting):
         if find_spec("torchcodec") is None:
             raise Unavailable("torchcodec is not installed")
+        path = clip(name, setting.clips, setting.tiny)
         try:
             from torchcodec.decoders import VideoDecoder
+
+            VideoDecoder(path)  # torchcodec looks for FFmpeg when the first video is opened
         except (RuntimeError, OSError, ImportError) as error:
             raise Unavailable(f"torchcodec finds no FFmpeg: {str(error).splitlines()[0]}") from error
-        path = clip(name, setting.clips, setting.tiny)
 
         def read():
             # Its default, "exact", lists the packets first, as we do.

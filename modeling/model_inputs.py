@@ -103,17 +103,17 @@ def check_no_placeholders(mask: torch.Tensor, cache: Cache | None, modality: str
         )
 
 
-def check_labels(labels: torch.Tensor, input_ids: torch.Tensor | None, token_ids: dict[str, int]):
-    """Raise a ValueError when labels (B, L) ask for placeholders: a model that learns to say them forgets to answer.
+def warn_of_learned_placeholders(labels: torch.Tensor, input_ids: torch.Tensor | None, token_ids: dict[str, int]):
+    """Warn, once, about labels (B, L) that ask for placeholders: a model that learns to say them forgets to answer.
     Looks at nothing in a compiled graph."""
     if input_ids is None or torch.compiler.is_compiling() or labels.is_meta or labels.shape != input_ids.shape:
         return
     for modality, token_id in token_ids.items():
-        if num_learned := int(((labels == token_id) & (input_ids == token_id)).sum()):
-            raise ValueError(
-                f"{num_learned} of the labels are <{modality}> placeholders, which the model would learn to say. "
-                "Labels are what the assistant says, and -100 elsewhere: use llava_next_video's "
-                f"`LlavaNextVideoCollator`, or set `labels[input_ids == {token_id}] = -100`."
+        if ((labels == token_id) & (input_ids == token_id)).any():
+            logger.warning_once(
+                f"Some of the labels are <{modality}> placeholders, which the model learns to say. Labels are what the "
+                "assistant says, and -100 elsewhere: use llava_next_video's `LlavaNextVideoCollator`, or set "
+                f"`labels[input_ids == {token_id}] = -100`."
             )
 
 

@@ -30,13 +30,13 @@ from .error_texts import reason_of
 from .generation_llava_next_video import LlavaNextVideoGenerationMixin
 from .model_inputs import (
     check_arguments,
-    check_labels,
     check_no_placeholders,
     check_placeholders,
     join_frames,
     join_tiles,
     select_positions,
     warn_beyond_context,
+    warn_of_learned_placeholders,
 )
 from .model_outputs import CACHE_NAME, LlavaNextVideoCausalLMOutputWithPast, LlavaNextVideoModelOutputWithPast
 from .older_weight_names import register_older_weight_names, rename_older_weights
@@ -405,7 +405,7 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Llav
 
         Raises:
             ValueError: placeholders and features differ in number, or a prompt with placeholders came without any;
-                pixels and features are both given; in training, labels ask for placeholders.
+                pixels and features are both given.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -427,7 +427,7 @@ class LlavaNextVideoForConditionalGeneration(LlavaNextVideoPreTrainedModel, Llav
         loss = None
         if labels is not None:
             if self.training:
-                check_labels(labels, input_ids, self.model.placeholder_ids())
+                warn_of_learned_placeholders(labels, input_ids, self.model.placeholder_ids())
             vocab_size = self.config.text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
         others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
