@@ -3,21 +3,26 @@
 import pytest
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from tests.training.two_processes import Case, largest_difference
+from tests.training.two_processes import Case, largest_differences
 
 
 pytestmark = pytest.mark.slow
+CASES = [
+    Case(rows, checkpointing=checkpointing)
+    for rows in [("short video", "long video"), ("long video", "text"), ("image", "text")]
+    for checkpointing in (False, True)
+]
+CASES.append(Case(("long video", "text"), dummy_visuals=(), find_unused_parameters=True))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("rows", [("short video", "long video"), ("long video", "text"), ("image", "text")])
-def test_gradients_are_those_of_one_process(rows, checkpointing):
-    assert largest_difference(Case(rows, checkpointing=checkpointing)) <= 1e-5
+@pytest.fixture(scope="module")
+def differences():
+    return largest_differences(CASES)
 
 
-def test_without_dummies_unused_parts_have_to_be_looked_for():
-    case = Case(("long video", "text"), dummy_visuals=(), find_unused_parameters=True)
-    assert largest_difference(case) <= 1e-5
+@pytest.mark.parametrize("number", range(len(CASES)), ids=map(str, CASES))
+def test_gradients_are_those_of_one_process(number, differences):
+    assert differences[number] <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -30,4 +35,4 @@ def test_without_dummies_unused_parts_have_to_be_looked_for():
 )
 def test_torch_stops_where_a_rank_leaves_out_what_is_trained(case):
     with pytest.raises(ProcessRaisedException, match="Expected to have finished reduction"):
-        largest_difference(case)
+        largest_differences([case])

@@ -1,13 +1,7 @@
-"""One step of `DistributedDataParallel` on two gloo processes, and of one process on their rows together.
+"""One step of `DistributedDataParallel` on two gloo processes, and of one process on their rows together."""
 
-`python -m tests.training.two_processes OPTIONS` prints the largest difference of any gradient; options are names of
-`Case`'s fields in JSON.
-"""
-
-import json
 import os
 import socket
-import sys
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 
@@ -47,10 +41,20 @@ def gradients_of_one_process(case: Case) -> dict[str, torch.Tensor]:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def train_rank(rank: int, case: Case, port: int, folder: str):
+def run_rank(rank: int, cases: list[Case], port: int, folder: str):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", rank=rank, world_size=2)
+    for number, case in enumerate(cases):
+        gradients = train(rank, case)
+        if rank == 0:
+            torch.save(gradients, f"{folder}/{number}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def train(rank: int, case: Case) -> dict[str, torch.Tensor]:
+    """The gradients of two steps on a rank's row."""
     model = make_model(video_newline_position=case.video_newline_position).train()
     if case.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -64,28 +68,26 @@ def train_rank(rank: int, case: Case, port: int, folder: str):
         parallel.zero_grad()
         loss = parallel(**batch, num_items_in_batch=num_tokens).loss * 2  # DDP divides by the number of ranks
         loss.backward()
-    if rank == 0:
-        gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
-        torch.save(gradients, f"{folder}/gradients.pt")
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def largest_difference(case: Case) -> float:
+def largest_differences(cases: list[Case]) -> list[float]:
+    """Of each case, the largest difference of any gradient; the two processes are started once."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with TemporaryDirectory() as folder:
-        multiprocessing.spawn(train_rank, (case, port, folder), nprocs=2)
-        found = torch.load(f"{folder}/gradients.pt")
-    expected = gradients_of_one_process(case)
-    # A dummy gives zeros to what one process leaves alone.
+        multiprocessing.spawn(run_rank, (cases, port, folder), nprocs=2)
+        return [
+            largest_difference(gradients_of_one_process(case), torch.load(f"{folder}/{number}.pt"))
+            for number, case in enumerate(cases)
+        ]
+
+
+def largest_difference(expected: dict[str, torch.Tensor | None], found: dict[str, torch.Tensor]) -> float:
+    """Of gradients; a dummy gives zeros to what one process leaves alone."""
+    zero = torch.tensor(0.0)
     return max(
-        float((found.get(name, torch.tensor(0.0)) - (torch.tensor(0.0) if gradient is None else gradient)).abs().max())
+        float((found.get(name, zero) - (zero if gradient is None else gradient)).abs().max())
         for name, gradient in expected.items()
     )
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(largest_difference(Case(**json.loads(sys.argv[1]))))
