@@ -82,6 +82,13 @@ def test_unknown_value_of_an_option_is_status_2(clip, option, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_limit_without_a_number_is_status_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", "--limit", "max_frames"])
+    assert stopped.value.code == 2
+    assert "'max_frames' is not a limit; write it like max_decode_seconds=20" in capsys.readouterr().err
+
+
 def test_a_wrong_path_is_told_before_the_model_is_loaded(monkeypatch, capsys):
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *args, **kwargs: pytest.fail("loaded"))
     assert main(["ask", "none.mp4", "What?"]) == 1
