@@ -81,13 +81,7 @@ def test_before_labels_stands_what_is_given_when_generating(template, tokenizer)
     collate = LlavaNextVideoCollator(processor)
     for row in rows_for(template):
         batch = collate([row])
-        videos, images = iter(row.get("videos", [])), iter(row.get("images", []))
-        messages = [
-            {**message, "content": [filled(part, videos, images) for part in message["content"]]}
-            if isinstance(message["content"], list)
-            else message
-            for message in row["messages"]
-        ]
+        messages = with_media_filled_in(row)
         starts = [start for start, _ in runs_of(batch["labels"][0])]
         asked = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
         for start, number in zip(starts, asked, strict=True):
@@ -97,10 +91,20 @@ def test_before_labels_stands_what_is_given_when_generating(template, tokenizer)
             assert given["input_ids"][0].tolist() == batch["input_ids"][0, :start].tolist()
 
 
-def filled(part: dict, videos, images) -> dict:
-    if part["type"] == "text":
-        return part
-    return {**part, part["type"]: next(videos if part["type"] == "video" else images)}
+def with_media_filled_in(row: dict) -> list[dict]:
+    """The messages of a row with its videos and images in their places."""
+    media = {"video": iter(row.get("videos", [])), "image": iter(row.get("images", []))}
+
+    def filled(part: dict) -> dict:
+        kind = part["type"]
+        return part if kind == "text" else {**part, kind: next(media[kind])}
+
+    return [
+        {**message, "content": [filled(part) for part in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in row["messages"]
+    ]
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
@@ -109,13 +113,7 @@ def test_transformers_masks_the_same_tokens_with_the_marked_template(template, t
     processor = processor_of(template, tokenizer)
     for row in rows_for(template):
         batch = LlavaNextVideoCollator(processor)([row])
-        videos, images = iter(row.get("videos", [])), iter(row.get("images", []))
-        messages = [
-            {**message, "content": [filled(part, videos, images) for part in message["content"]]}
-            if isinstance(message["content"], list)
-            else message
-            for message in row["messages"]
-        ]
+        messages = with_media_filled_in(row)
         inputs = processor.apply_chat_template(
             [messages],
             chat_template=training_chat_template(processor),
