@@ -84,6 +84,7 @@ def model(side: str, tower: str, setting: Setting) -> PreTrainedModel:
     else:
         for parameter in made.parameters():
             parameter.data.normal_(std=0.02)
+        made.tie_weights()  # which no_init_weights leaves out
     made.generation_config.pad_token_id = demo_processor().tokenizer.pad_token_id
     return made
 

@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import signal
+import threading
 import time
 import zipfile
 from collections import namedtuple
@@ -19,6 +20,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import AutoConfig, AutoProcessor
 
 from llava_next_video import (
@@ -787,6 +789,8 @@ def test_killed_runs_leave_nothing_that_loads_and_the_next_run_succeeds(tmp_path
     while interrupted < 20:
         child = os.fork()
         if child == 0:
+            # tqdm's is shared with the parent, who would wait forever for what a killed child holds.
+            tqdm.set_lock(threading.RLock())
             convert(plan, destination)
             os._exit(0)
         moment = moments.uniform(0, seconds)
