@@ -30,7 +30,7 @@ from demo_model.clip_writing import write_clip
 
 
 NUM_VIDEOS, QUESTIONS_OF_EACH, NUM_TOKENS = 16, QUESTIONS[:4], 8
-BATCH_SIZES = 4, 16  # a video's questions, whose prompts begin alike and are run once; those of four videos
+BATCH_SIZES = 4, 16  # the questions about one video; about four
 HEIGHT, WIDTH, NUM_FRAMES, FRAMES_PER_SECOND = 240, 426, 50, 25
 
 

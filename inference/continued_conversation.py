@@ -8,7 +8,7 @@ Shape letters: B batch, L sequence.
 import copy
 
 import torch
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from ..modeling.model_outputs import CACHE_NAME
 from .pipeline_samples import Sample, encoder_outputs
@@ -16,18 +16,32 @@ from .remembered_videos import Conversation, VideoMemory, common_prefix_length
 from .reuse_rule import may_reuse, new_cache
 
 
-def shared_length(model: PreTrainedModel, samples: list[Sample], generate_kwargs: dict) -> int:
-    """How many tokens at the start of all prompts are run once and kept for the next prompts; 0 when the prompts are
-    not about the same videos, or have to be run as a whole."""
-    keys = samples[0].video_keys
-    same_media = all(sample.video_keys == keys and "pixel_values" not in sample.inputs for sample in samples)
-    masks = [sample.inputs.get("attention_mask") for sample in samples]
-    unpadded = all(mask is not None and mask.all() for mask in masks)  # by the processor
-    if not (keys and same_media and unpadded) or None in keys or not may_reuse(model, generate_kwargs, len(samples)):
-        return 0
-    rows = [sample.inputs["input_ids"][0] for sample in samples]  # each (L,)
-    length = len(rows[0]) if len(rows) == 1 else min(common_prefix_length(rows), *(len(row) - 1 for row in rows))
-    return length if length >= samples[0].visual_length else 0
+def shared_lengths(model: PreTrainedModel, samples: list[Sample], generate_kwargs: dict) -> list[int]:
+    """How many tokens at the start of each prompt are run once for all prompts about the same videos; zeros when no two
+    prompts are, or prompts have to be run as a whole. One prompt alone shares all of them with the next."""
+    groups = {}
+    for sample in samples:
+        groups.setdefault(tuple(sample.video_keys), []).append(sample)
+    whole = [0] * len(samples)
+    alone = 1 < len(samples) == len(groups)
+    if alone or not all(map(is_reusable, samples)) or not may_reuse(model, generate_kwargs, len(samples)):
+        return whole
+    lengths = {}
+    for keys, group in groups.items():
+        rows = [sample.inputs["input_ids"][0] for sample in group]  # each (L,)
+        # At least one token is left to run with the others of a batch.
+        longest = min(len(row) for row in rows) - (len(samples) > 1)
+        lengths[keys] = min(common_prefix_length(rows), longest)
+        if lengths[keys] < group[0].visual_length:
+            return whole
+    return [lengths[tuple(sample.video_keys)] for sample in samples]
+
+
+def is_reusable(sample: Sample) -> bool:
+    """Whether a prompt has videos that can be recognized, and no images and no padding."""
+    mask = sample.inputs.get("attention_mask")
+    unpadded = mask is not None and bool(mask.all())  # by the processor
+    return bool(sample.videos) and None not in sample.video_keys and "pixel_values" not in sample.inputs and unpadded
 
 
 def continue_conversation(
@@ -35,23 +49,28 @@ def continue_conversation(
     memory: VideoMemory,
     samples: list[Sample],
     inputs: dict,
-    shared: int,
+    shared: list[int],
     times_forgotten: int,
     generate_kwargs: dict,
 ) -> torch.Tensor:
     """Generate, with the keys and values of the last conversation where it fits, and keep the new one.
 
     Args:
-        samples: all about the same videos, which are encoded.
-        inputs: the batch made of them. All prompts begin with the same `shared` tokens, which are run once.
+        samples: about videos that are encoded.
+        inputs: the batch made of them.
+        shared: of `shared_lengths`; tokens that are run once for prompts about the same videos.
         times_forgotten: of the memory, when the samples began.
 
     Returns:
         The sequences of `generate`, (answers, L).
     """
-    token_ids, videos, keys = inputs["input_ids"], samples[0].videos, samples[0].video_keys  # (B, L)
+    keys = samples[0].video_keys
+    if any(sample.video_keys != keys for sample in samples):
+        cache = run_beginnings(model, samples, inputs, max(shared))
+        return model.generate(**inputs, **{CACHE_NAME: cache}, **generate_kwargs)
+    token_ids, videos, [length, *_] = inputs["input_ids"], samples[0].videos, shared  # (B, L)
     # At least one token is left to run: `generate` continues from its scores.
-    last = memory.take_conversation(token_ids[0, : min(shared, token_ids.shape[1] - 1)].cpu(), keys)
+    last = memory.take_conversation(token_ids[0, : min(length, token_ids.shape[1] - 1)].cpu(), keys)
     if last is None:
         cache = new_cache(model)
     else:
@@ -61,14 +80,35 @@ def continue_conversation(
         sequences = model.generate(**inputs, **features, **{CACHE_NAME: cache}, **generate_kwargs)
         kept_ids = sequences[0].cpu()
     else:
-        if cache.get_seq_length() < shared:
-            new_ids = token_ids[:1, cache.get_seq_length() : shared]  # (1, new tokens)
+        if cache.get_seq_length() < length:
+            new_ids = token_ids[:1, cache.get_seq_length() : length]  # (1, new tokens)
             model(input_ids=new_ids, **features, **{CACHE_NAME: cache}, use_cache=True, logits_to_keep=1)
         copies = repeat_rows(cache, len(samples))
         sequences = model.generate(**inputs, **{CACHE_NAME: copies}, **generate_kwargs)
-        kept_ids = token_ids[0, :shared].cpu()
+        kept_ids = token_ids[0, :length].cpu()
     memory.keep_conversation(Conversation(kept_ids, keys, samples[0].visual_length, cache), times_forgotten)
     return sequences
+
+
+def run_beginnings(model: PreTrainedModel, samples: list[Sample], inputs: dict, width: int) -> DynamicCache:
+    """Keys and values of the first `width` columns of a batch, (B, ...), where what prompts about the same videos begin
+    with is run once."""
+    keys = [tuple(sample.video_keys) for sample in samples]
+    groups = list(dict.fromkeys(keys))
+    rows = [keys.index(group) for group in groups]
+    mask = inputs["attention_mask"][rows, :width]  # (groups, width)
+    cache = new_cache(model)
+    model(
+        input_ids=inputs["input_ids"][rows, :width],
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        **encoder_outputs([video for row in rows for video in samples[row].videos]),
+        **{CACHE_NAME: cache},
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.batch_select_indices(torch.tensor([groups.index(key) for key in keys], device=mask.device))
+    return cache
 
 
 def repeat_rows(cache: Cache, times: int) -> Cache:

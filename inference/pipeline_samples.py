@@ -44,22 +44,26 @@ class Sample:
         return [video.key for video in self.videos]
 
 
-def join_inputs(inputs: list[BatchFeature], tokenizer: PreTrainedTokenizerBase, shared: int = 0) -> dict:
-    """Make one batch of the inputs of several prompts: rows of tokens padded to (B, L) on the left, or after the first
-    `shared` tokens; images one after another."""
+def join_inputs(inputs: list[BatchFeature], shared: list[int], tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Make one batch of the inputs of several prompts.
+
+    Rows of tokens are padded to (B, L), on the left. Where the first `shared` tokens of prompts are run before the
+    others, these have a padding of their own: the others begin in one column. Images come one after another.
+    """
     if len(inputs) == 1:
         return dict(inputs[0])
     batch = {}
-    longest = max(row["input_ids"].shape[1] for row in inputs)
+    lengths = [row["input_ids"].shape[1] for row in inputs]
+    width = max(shared)
+    longest = width + max(length - first for length, first in zip(lengths, shared))
     for name in dict.fromkeys(name for row in inputs for name in row):
         values = [row[name] for row in inputs if name in row]
         if name in tokenizer.model_input_names:
             pad = tokenizer.pad_token_id if name == "input_ids" else 0
-            rows = [
-                torch.cat([v[:, :shared], v.new_full((1, longest - v.shape[1]), pad), v[:, shared:]], dim=1)
-                for v in values
-            ]
-            batch[name] = torch.cat(rows)  # (B, L)
+            batch[name] = values[0].new_full((len(inputs), longest), pad)  # (B, L)
+            for row, value, first in zip(batch[name], values, shared):
+                row[width - first : width] = value[0, :first]
+                row[longest - len(value[0]) + first :] = value[0, first:]
         else:
             items = [item for value in values for item in value]
             same_shape = len({item.shape for item in items}) == 1

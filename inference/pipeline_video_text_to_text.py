@@ -15,7 +15,7 @@ from transformers.utils.chat_template_utils import Chat
 from ..processing.chat_messages import checked_conversation, with_media
 from ..reading.addresses import is_web_address
 from .code_export import write_code
-from .continued_conversation import continue_conversation, shared_length
+from .continued_conversation import continue_conversation, shared_lengths
 from .offloaded_models import without_disk
 from .pipeline_inputs import (
     PackedInput,
@@ -234,10 +234,10 @@ class VideoTextToTextPipeline(Pipeline):
             self.encode(video, times_forgotten)
         generate_kwargs = {**self.assistant_arguments(), **generate_kwargs}
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
-        shared = shared_length(self.model, samples, generate_kwargs)
-        inputs = join_inputs([sample.inputs for sample in samples], self.processor.tokenizer, shared)
+        shared = shared_lengths(self.model, samples, generate_kwargs)
+        inputs = join_inputs([sample.inputs for sample in samples], shared, self.processor.tokenizer)
         inputs = self.ensure_tensor_on_device(**inputs)
-        if shared:
+        if any(shared):
             sequences = continue_conversation(
                 self.model, self.memory, samples, inputs, shared, times_forgotten, generate_kwargs
             )

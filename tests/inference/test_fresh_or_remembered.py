@@ -47,6 +47,11 @@ def clip(tmp_path_factory):
     return str(write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", num_frames=6))
 
 
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    return str(write_video(tmp_path_factory.mktemp("clips") / "longer.mp4", num_frames=9))
+
+
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_random_calls_are_answered_as_by_a_fresh_pipeline(name):
     comparison = compare(name, steps=40, seed=3)
@@ -100,6 +105,28 @@ def test_questions_of_a_batch_are_answered_as_alone(name, clip):
     for batch_size in (2, 3):
         assert pipe(clip, QUESTIONS, batch_size=batch_size) == expected
     assert [pipe(clip, question) for question in QUESTIONS] == expected
+
+
+@pytest.mark.parametrize("name", ["mistral with a window", "gemma2", "lfm2", "llama", "qwen2"])
+def test_questions_about_several_videos_in_a_batch_are_answered_as_alone(name, clip, longer):
+    checkpoint = make_checkpoint(name)
+    pairs = [(clip, QUESTIONS[0]), (longer, QUESTIONS[1]), (clip, QUESTIONS[2]), (longer, QUESTIONS[0])]
+    pairs += [(clip, "<video>What?"), (longer, f"<video>{QUESTIONS[1]}"), (clip, QUESTIONS[0])]
+    expected = [make_pipeline(checkpoint)(*pair) for pair in pairs]
+    for batch_size in (3, 4, 7):
+        assert make_pipeline(checkpoint)(pairs, batch_size=batch_size) == expected
+
+
+def test_prompts_about_several_videos_in_a_batch_run_what_they_share_once(checkpoint, clip, longer):
+    pipe = make_pipeline(checkpoint)
+    columns = []
+    pipe.model.model.language_model.register_forward_pre_hook(
+        lambda _, args, kwargs: columns.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    pipe([(video, question) for video in (clip, longer) for question in QUESTIONS], batch_size=6, max_new_tokens=1)
+    (videos, beginning), (questions, rest) = columns
+    assert (videos, questions) == (2, 6)
+    assert beginning > rest
 
 
 @pytest.mark.parametrize(
