@@ -30,5 +30,6 @@ if __name__ == "__main__":
             "llava_next_video.evaluation": ["*.yaml"],
             "llava_next_video.processing": ["chat_templates/*.jinja"],
             "llava_next_video.hub": ["model_card.md.jinja"],
+            "llava_next_video.serving": ["web_examples/*.mp4"],  # links to demo_model/samples, files in a wheel
         },
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from transformers.video_utils import VideoMetadata
 
 from llava_next_video.modeling.visual_grid import pooled_side
 from llava_next_video.modeling.visual_tokens import lay_out_slow_fast_video, lay_out_video
@@ -62,10 +63,7 @@ def draw_frame_sheet(processor: LlavaNextVideoProcessor, video, **kwargs) -> Ima
             f"A sheet with the grid of tokens was to be drawn, but the video processor returned frames of "
             f"{height}x{width} pixels, which the model does not take. Use the checkpoint's `size` and `do_center_crop`."
         )
-    frames = [Image.fromarray(np.asarray(frame)) for frame in pixels.movedim(1, -1).clamp(0, 255).to(torch.uint8)]
-    names = [f"frame {index}" for index in metadata.frames_indices]
-    if metadata.fps is not None:
-        names = [f"{name}  {minutes_and_seconds(time)}" for name, time in zip(names, metadata.timestamps)]
+    frames, names = as_pictures(pixels), names_of_frames(metadata)
 
     kinds = kinds_of_frames(token_order(processor, num_frames, height))
     cells = [labelled(name, thumbnail(frame)) for name, frame in zip(names, frames)]
@@ -73,12 +71,7 @@ def draw_frame_sheet(processor: LlavaNextVideoProcessor, video, **kwargs) -> Ima
     for tokens, members in kinds.items():
         shown = members[len(members) // 2]
         enlarged.append(labelled(f"{names[shown]}:  {count_tokens(tokens)}", draw_tokens(frames[shown], tokens)))
-    caption = [
-        f"{num_frames} of {metadata.total_num_frames} frames, each as the model sees it: {height} x {width} pixels",
-        " + ".join(f"{len(members)} x ({count_tokens(tokens)})" for tokens, members in kinds.items())
-        + f" = {processor.count_video_tokens(num_frames, height)} tokens",
-        describe_recipe(processor, height),
-    ]
+    caption = describe_frames(processor, num_frames, metadata.total_num_frames, height)
     parts = [
         column([write(line, size=18) for line in caption]),
         column([row(cells[start : start + COLUMNS]) for start in range(0, num_frames, COLUMNS)]),
@@ -104,6 +97,32 @@ def save_frame_sheet(path: str | Path, processor: LlavaNextVideoProcessor, video
             f"Could not save the sheet of frames as {str(path)!r}: {reason}. "
             "Give a path in an existing folder that ends in .png, .jpg or .webp."
         ) from error
+
+
+def as_pictures(pixels: torch.Tensor) -> list[Image.Image]:
+    """Frames (F, 3, height, width) of values from 0 to 255 as pictures."""
+    return [Image.fromarray(np.asarray(frame)) for frame in pixels.movedim(1, -1).clamp(0, 255).to(torch.uint8)]
+
+
+def names_of_frames(metadata: VideoMetadata) -> list[str]:
+    """The number of each sampled frame in its video, and its time where that is known."""
+    names = [f"frame {index}" for index in metadata.frames_indices]
+    if metadata.fps is not None:
+        names = [f"{name}  {minutes_and_seconds(time)}" for name, time in zip(names, metadata.timestamps)]
+    return names
+
+
+def describe_frames(
+    processor: LlavaNextVideoProcessor, num_frames: int, num_frames_in_video: int, frame_side: int
+) -> list[str]:
+    """Three lines about the sampled frames of a video: how many they are, their tokens, and the recipe."""
+    kinds = kinds_of_frames(token_order(processor, num_frames, frame_side))
+    return [
+        f"{num_frames} of {num_frames_in_video} frames, each as the model sees it: {frame_side} x {frame_side} pixels",
+        " + ".join(f"{len(members)} x ({count_tokens(tokens)})" for tokens, members in kinds.items())
+        + f" = {processor.count_video_tokens(num_frames, frame_side)} tokens",
+        describe_recipe(processor, frame_side),
+    ]
 
 
 def token_order(processor: LlavaNextVideoProcessor, num_frames: int, frame_side: int) -> list[tuple[int, Token]]:

@@ -148,12 +148,17 @@ def add_serve_arguments(parser: argparse.ArgumentParser):
         help="folder whose files clients may name (default: none, and clients send videos or URLs)",
     )
     strangers.add_argument(
+        "--max-body-size", type=parse_size, default=128 * 10**6, help="largest request (default: 128MB)"
+    )
+    add_reading_arguments(strangers)
+
+
+def add_reading_arguments(strangers):
+    """Describe what videos of strangers may cost, and where they may come from."""
+    strangers.add_argument(
         "--allow-private-addresses",
         action="store_true",
         help="let URLs lead to this machine and the local network (default: to public addresses only)",
-    )
-    strangers.add_argument(
-        "--max-body-size", type=parse_size, default=128 * 10**6, help="largest request (default: 128MB)"
     )
     strangers.add_argument(
         "--limit",
@@ -163,6 +168,21 @@ def add_serve_arguments(parser: argparse.ArgumentParser):
         type=parse_limit,
         help="one of ReadingLimits, as in max_decode_seconds=20 or max_fetched_bytes=50MB; may be repeated",
     )
+
+
+def add_web_arguments(parser: argparse.ArgumentParser):
+    """Describe the command line of `web`."""
+    parser.set_defaults(demo_checkpoint=DEMO_CHECKPOINT)
+    parser.add_argument(
+        "--model",
+        help="folder or Hub id of a checkpoint (default: the embedded one, which knows only moving coloured shapes)",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="(default: 7860)")
+    add_loading_arguments(parser)
+    add_reading_arguments(parser.add_argument_group("what visitors may do"))
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser):
@@ -286,6 +306,12 @@ COMMANDS = {
         "answer requests over HTTP",
         "Answer questions about videos over HTTP, as OpenAI's chat completions and responses do.",
         add_serve_arguments,
+    ),
+    "web": (
+        "llava_next_video.serving.web_page:web",
+        "show a page in the browser",
+        "Show a page in the browser where videos are looked at, asked about and talked about.",
+        add_web_arguments,
     ),
 }
 

@@ -9,17 +9,14 @@ What is added, each where transformers has a place for it:
 """
 
 import asyncio
-import threading
 from copy import copy
 from pathlib import Path
 
-import torch
 from starlette.responses import Response
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BatchFeature,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
@@ -32,6 +29,7 @@ from llava_next_video.processing.chat_messages import shortened
 from llava_next_video.processing.checked_settings import check_pixel_settings
 from llava_next_video.processing.processing_llava_next_video import LlavaNextVideoProcessor
 from llava_next_video.reading.limits import ReadingLimits
+from llava_next_video.serving.client_left import ClientLeft
 from llava_next_video.serving.client_media import ClientMedia
 from llava_next_video.serving.request_fields import ChatFields, ResponsesFields, checked_fields
 
@@ -78,16 +76,6 @@ class OneModel(ModelManager):
 
     def list_models(self, cache_dir: str | None = None) -> list[dict]:
         return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "llava-next-video"}]
-
-
-class ClientLeft(StoppingCriteria):
-    """Stops generation once nobody waits for the answer."""
-
-    def __init__(self):
-        self.left = threading.Event()
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.left.is_set(), device=input_ids.device)  # (B,)
 
 
 class GenerateForClients(GenerateManager):

@@ -1,0 +1,16 @@
+"""Ends the generation of an answer for which nobody waits any more."""
+
+import threading
+
+import torch
+from transformers import StoppingCriteria
+
+
+class ClientLeft(StoppingCriteria):
+    """Stops generation once nobody waits for the answer: once its event `left` is set."""
+
+    def __init__(self):
+        self.left = threading.Event()
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.left.is_set(), device=input_ids.device)  # (B,)
