@@ -296,7 +296,7 @@ def outcome(pipe, arguments: tuple, keywords: dict):
     """What a call returns, or the name of its error."""
     try:
         return plain(pipe(*arguments, **keywords))
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         return f"{type(error).__name__}: {error}"
 
 
