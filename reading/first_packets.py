@@ -13,8 +13,8 @@ import av
 from .errors import OverLimit
 from .guarded_file import GuardedFile
 from .limits import ReadingLimits
-from .mp4_index import check_index
-from .open_video import PROBED_BYTES, open_container
+from .mp4_index import Index, check_index
+from .open_video import FORMATS_WITH_INDEX, PROBED_BYTES, open_container
 from .packet_units import START_CODE, UnitsOfPictures, check_units_of_packet, codec_of, has_start_codes, units_of_packet
 
 
@@ -25,12 +25,15 @@ FIRST_PACKETS = 10  # with `max_packet_units` each, in what FFmpeg reads to find
 # No decoder is called "none".
 WITHOUT_DECODERS_AND_PARSERS = {"codec_whitelist": "none", "fflags": "+noparse+nofillin"}
 # Formats whose headers announce all streams: none appear later.
-HEADERS_WITH_ALL_STREAMS = frozenset(("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "ivf"))
+HEADERS_WITH_ALL_STREAMS = frozenset((*FORMATS_WITH_INDEX, "matroska,webm", "ivf"))
 FORMATS_OF_SMALL_PACKETS = frozenset(("mpegts", "mpeg"))  # whose units FFmpeg forgets with each packet
 
 
-def check_first_packets(file: GuardedFile, limits: ReadingLimits):
+def check_first_packets(file: GuardedFile, limits: ReadingLimits) -> Index | None:
     """Count what the header of a file claims, its first packets and their units.
+
+    Returns:
+        What the header of an MP4 claims; None for other files.
 
     Raises:
         OverLimit: there are too many.
@@ -61,9 +64,10 @@ def check_first_packets(file: GuardedFile, limits: ReadingLimits):
                     if counter.add(packet):
                         break
             if format_name in HEADERS_WITH_ALL_STREAMS:
-                return
+                break
         except (av.FFmpegError, IndexError):  # opening it again will show why
             file.check()
+    return index
 
 
 class WatchOfOpening:

@@ -1,8 +1,10 @@
 """Decode chosen frames with the help of an index, and no more frames than needed.
 
-The reader seeks only when the next chosen frame lies after a later keyframe. Frames that no other is predicted from
-are skipped. Every frame that is decoded on the way is compared with the index, so that an index that is wrong ends
-in `PacketsAreNotFrames` and never in another frame than the chosen one.
+The chosen frames fall into runs: the reader seeks only when the next one lies after a later keyframe. A run ends with
+the packet of its last frame; nothing behind that is read, the decoder is emptied instead. Frames that no other is
+predicted from are skipped. Every frame that is decoded on the way is compared with the index, and so is every packet
+where the index was not made of the packets themselves, so that an index that is wrong ends in `PacketsAreNotFrames` and
+never in another frame than the chosen one.
 """
 
 from bisect import bisect_left, bisect_right
@@ -11,8 +13,12 @@ from itertools import chain
 
 import av
 
+from .container_index import PredictedPackets
 from .open_video import OpenVideo
 from .packet_index import FrameIndex, PacketsAreNotFrames
+
+
+CODECS_THAT_SKIP_FOR_GOOD = frozenset(("av1",))  # dav1d asks once, at the first packet, which frames are needed
 
 
 class FrameSeeker:
@@ -21,6 +27,7 @@ class FrameSeeker:
     def __init__(self, video: OpenVideo, index: FrameIndex):
         self.video = video
         self.timestamps, self.keyframes = index.timestamps, index.keyframes
+        self.predicted = None if index.packets is None else PredictedPackets(index.packets)
 
     def frames_at(self, indices: list[int]) -> Iterator[av.VideoFrame]:
         """Yield the frame of each index; indices ascend.
@@ -28,16 +35,27 @@ class FrameSeeker:
         Raises:
             PacketsAreNotFrames: the decoder returns other frames than the index says, or one cannot seek in the file.
         """
-        wanted = {self.timestamps[index] for index in indices}
-        start = self.timestamps[0]
-        frames = self.needed_frames(self.packets_from(start, start), wanted)
-        first, number, frame = 0, -1, None  # where decoding began; the frame last decoded
+        for first, run in self.runs(indices):
+            yield from self.frames_of_run(first, run)
+
+    def runs(self, indices: list[int]) -> list[tuple[int, list[int]]]:
+        """Indices that are decoded in one go, each with the index of the keyframe where that begins."""
+        runs = []
         for index in indices:
             keyframe = self.keyframes[bisect_right(self.keyframes, self.timestamps[index]) - 1]
-            number_of_keyframe = bisect_left(self.timestamps, keyframe)
-            if number < number_of_keyframe and first < number_of_keyframe:
-                frames = self.needed_frames(self.packets_from(keyframe, self.timestamps[index]), wanted)
-                first, number = number_of_keyframe, number_of_keyframe - 1
+            first = bisect_left(self.timestamps, keyframe)
+            if runs and (runs[-1][0] >= first or runs[-1][1][-1] >= first):
+                runs[-1][1].append(index)
+            else:
+                runs.append((first, [index]))
+        return runs
+
+    def frames_of_run(self, first: int, indices: list[int]) -> Iterator[av.VideoFrame]:
+        wanted = {self.timestamps[index] for index in indices}
+        packets = self.packets_from(self.timestamps[first], self.timestamps[indices[0]])
+        frames = self.needed_frames(packets, wanted)
+        number, frame = first - 1, None  # of the frame last decoded
+        for index in indices:
             while number < index:
                 frame = next(frames, None)
                 if frame is None or frame.pts is None:
@@ -47,15 +65,21 @@ class FrameSeeker:
                 passed, number = number, bisect_left(self.timestamps, frame.pts)
                 if not passed < number <= index or frame.pts != self.timestamps[number]:
                     raise PacketsAreNotFrames
-            assert frame is not None  # indices begin at 0, `number` at -1
+            assert frame is not None  # `number` was below every index
             yield frame
 
     def needed_frames(self, packets: Iterator[av.Packet], wanted: set[int]) -> Iterator[av.VideoFrame]:
         """Decode the frames with the timestamps `wanted`, and those that others are predicted from."""
-        context = self.video.stream.codec_context
+        context, missing = self.video.stream.codec_context, set(wanted)
+        can_skip = context.codec.canonical_name not in CODECS_THAT_SKIP_FOR_GOOD
         for packet in packets:
-            context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
+            if can_skip:
+                context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
             yield from packet.decode()
+            missing.discard(packet.pts)
+            if not missing:
+                yield from context.decode(None)  # what it still holds
+                return
 
     def packets_from(self, keyframe: int, target: int) -> Iterator[av.Packet]:
         """Packets from a keyframe on, or from an earlier one if the file does not lead there.
@@ -78,4 +102,6 @@ class FrameSeeker:
         except av.FFmpegError as error:  # one cannot seek in the file
             raise PacketsAreNotFrames from error
         packets = self.video.packets()
+        if self.predicted is not None:
+            packets = self.predicted.checked(packets)
         return next(packets, None), packets

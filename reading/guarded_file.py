@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import BinaryIO
 
 from .errors import OverLimit, Unreadable
 from .limits import Deadline, ReadingLimits
+from .read_pieces import ReadPieces
 
 
 CHUNK_BYTES = 2**18
+KEPT_BYTES = 2**24  # the header of a film of hours, and the first packets
 
 
 class GuardedFile:
@@ -21,15 +23,15 @@ class GuardedFile:
         self.failure = None
         self.watch = None
         self.hides_size = False  # whether nobody can seek from the end of the file
+        self.pieces = None  # what was read already, while it is kept
+        self.num_bytes_read = 0
 
     def read(self, size: int) -> bytes:
         # FFmpeg stops at the end of a file on every path; errors it may try to read past. `check` tells why.
         if self.failure is not None or self.deadline.passed:
             return b""
         try:
-            data = self.file.read(size)
-            if not isinstance(data, bytes) or len(data) > size:
-                raise TypeError(f"read({size}) returned {len(data)} characters or bytes, not bytes and no more")
+            data = self.read_again(size) or self.read_anew(size)
             if self.watch is not None:
                 self.watch(data)
             return data
@@ -37,9 +39,40 @@ class GuardedFile:
             self.failure = error
             return b""
 
+    def read_again(self, size: int) -> bytes:
+        """What was read before, and is kept."""
+        if self.pieces is None:
+            return b""
+        data = self.pieces.find(position := self.file.tell(), size)
+        if data:
+            self.file.seek(position + len(data))
+        return data
+
+    def read_anew(self, size: int) -> bytes:
+        position = None if self.pieces is None else self.file.tell()
+        data = self.file.read(size)
+        if not isinstance(data, bytes) or len(data) > size:
+            raise TypeError(f"read({size}) returned {len(data)} characters or bytes, not bytes and no more")
+        self.num_bytes_read += len(data)
+        if self.pieces is not None:
+            self.pieces.add(position, data)
+        return data
+
+    def keep_pieces(self):
+        """Keep what is read from here on, up to `KEPT_BYTES`, until `forget_pieces`: it is not read again."""
+        if not isinstance(self.file, BytesIO):
+            self.pieces = ReadPieces(KEPT_BYTES)
+
+    def forget_pieces(self):
+        self.pieces = None
+
     def read_at(self, position: int, size: int) -> bytes:
+        """So many bytes, fewer only at the end of the file."""
         self.seek(position)
-        return self.read(size)
+        data = self.read(size)
+        while len(data) < size and (more := self.read(size - len(data))):
+            data += more
+        return data
 
     @contextmanager
     def watched(self, watch: Callable[[bytes], None]) -> Iterator[None]:
@@ -61,6 +94,14 @@ class GuardedFile:
 
     def tell(self) -> int:
         return self.file.tell()
+
+    def size(self) -> int:
+        """Bytes of the file; nobody reads from it meanwhile."""
+        position = self.tell()
+        try:
+            return self.file.seek(0, SEEK_END)
+        finally:
+            self.file.seek(position)
 
     def check(self):
         """Raise what ended the file early, if something did."""

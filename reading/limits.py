@@ -51,6 +51,8 @@ class ReadingLimits:
             kilobytes each.
         allow_private_addresses: whether URLs, redirects included, may lead to addresses that are not public:
             this machine, the local network, the metadata service of a cloud.
+        always_scan: whether every packet of a file is read to list its frames, also where the container's index does.
+            An index that is wrong is noticed at the frames that are decoded, not at those between.
 
     >>> ReadingLimits(max_decode_seconds=20).max_decode_seconds
     20
@@ -64,6 +66,7 @@ class ReadingLimits:
     max_decode_seconds: float = 600
     max_packet_units: int = 10_000  # a slice for every 16x16 pixels of 1080p
     allow_private_addresses: bool = False
+    always_scan: bool = False
 
     def deadline_of_fetching(self, action: str) -> Deadline:
         return Deadline(self.max_fetch_seconds, "max_fetch_seconds", action)

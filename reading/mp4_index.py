@@ -16,6 +16,8 @@ import numpy as np
 
 from .errors import OverLimit
 from .limits import ReadingLimits
+from .mp4_boxes import box_size, children, contents, number
+from .mp4_times import TimesOfTracks, times_of_tracks
 from .open_video import PROBED_BYTES
 
 
@@ -71,6 +73,7 @@ def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> 
     index, most = Index(), ENTRIES_PER_FRAME * max(limits.max_frames, FEWEST_FRAMES)
     for box in boxes_but_mdat(read_at):
         index.add(box)
+        index.note_times(box)
         if index.entries > most:
             raise OverLimit(
                 f"its header claims {index.entries} frames, samples and fragments, more than {most}, which are "
@@ -112,23 +115,19 @@ def boxes_but_mdat(read_at: Callable[[int, int], bytes]) -> Iterator[bytes]:
         at += size
 
 
-def box_size(data: bytes, name: int) -> tuple[int, int]:
-    """The size that stands before (or, where it takes 8 bytes, after) the name of a box, and the length of both."""
-    size = number(data, name - 4)
-    return (number(data, name + 4, 8), 16) if size == 1 else (size, 8)
-
-
-def number(data: bytes, at: int, length: int = 4) -> int:
-    """Beyond the end of a file FFmpeg reads zeros."""
-    return int.from_bytes(data[at : at + length].ljust(length, b"\0"), "big")
-
-
 class Index:
     """What the boxes that were added claim."""
 
     def __init__(self):
         self.samples = self.edits = self.fragments = self.tracks = self.chunks = self.frames_of_chunk = 0
         self.has_fragment_index = False  # `sidx`, with which FFmpeg would read boxes later
+        self.headers = 0  # boxes `moov`, packed ones included
+        self.times: TimesOfTracks = {}  # what the only one says of the times of its tracks
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether FFmpeg knows all frames when it has read the header: there is one, and there are no fragments."""
+        return self.headers == 1 and not self.fragments
 
     @property
     def entries(self) -> int:
@@ -173,6 +172,11 @@ class Index:
         for start in contents(data, b"cmvd"):
             self.add_compressed(data, start, compressed)
 
+    def note_times(self, box: bytes):
+        self.headers += box.count(b"moov") + box.count(b"mvex") + box.count(b"cmov")
+        if box[4:8] == b"moov":
+            self.times = times_of_tracks(box)
+
     def add_compressed(self, data: bytes, start: int, compressed: bool):
         """A header that is packed by zlib, after its unpacked size."""
         try:
@@ -201,15 +205,6 @@ class Index:
         return done
 
 
-def contents(data: bytes, name: bytes) -> Iterator[int]:
-    """Where the contents of boxes of this name begin."""
-    at = data.find(name)
-    while at >= 0:
-        # After a size of 8 bytes. Of `cmvd` FFmpeg does not read the size.
-        yield at + (12 if name != b"cmvd" and at >= 4 and number(data, at - 4) == 1 else 4)
-        at = data.find(name, at + 1)
-
-
 def repeated(data: bytes, at: int) -> int:
     """The sum of the counts in a table of pairs (count, value), whose length stands before it."""
     pairs = np.frombuffer(data[at + 4 : at + 4 + 8 * number(data, at)], dtype=np.uint8)
@@ -236,19 +231,6 @@ def num_edits(data: bytes, start: int) -> int:
     times = range(start + 8 + length // 3, end - length + length // 3 + 1, length)
     empty = b"\xff" * 4 if length == 12 else b"\xff" * 8
     return sum(data[at : at + len(empty)] != empty for at in times)
-
-
-def children(data: bytes, at: int, end: int, name: bytes) -> Iterator[tuple[int, int]]:
-    """Contents, from and to, of boxes of this name; none where boxes do not end with what they are in."""
-    found = []
-    while at + 8 <= end:
-        size, start = box_size(data, at + 4)
-        if size < start or at + size > end:
-            return
-        if data[at + 4 : at + 8] == name:
-            found.append((at + start, at + size))
-        at += size
-    yield from found
 
 
 def sample_table_of_pcm(data: bytes, start: int, end: int) -> tuple[int, int, int] | None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import av
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 
 from .errors import Unreadable
 from .guarded_file import GuardedFile
@@ -23,6 +23,10 @@ FORMATS = (
     *("gif", "apng", "webp_pipe", "png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "j2k_pipe", "ppm_pipe"),
     *("mp3", "wav", "flac", "aac"),  # of which it is said that they have no video stream
 )
+MP4, AVI = FORMATS_WITH_INDEX = (
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "avi",
+)  # FFmpeg's names; the index is there when they are open
 PROBED_BYTES = 5_000_000  # how much FFmpeg may look at to find out what is in a file; its default
 
 
@@ -58,6 +62,7 @@ def open_video(file: GuardedFile, limits: ReadingLimits, stream_index: int | Non
         Unreadable: it has none, or its frames are over the limits.
     """
     with open_container(file, limits) as container:
+        file.forget_pieces()
         stream = video_stream(container, stream_index)
         context = stream.codec_context
         limits.check_pixels(context.height, context.width)
@@ -65,6 +70,10 @@ def open_video(file: GuardedFile, limits: ReadingLimits, stream_index: int | Non
         stream.thread_type = "AUTO"
         # Twice as many as processors, because packets that are skipped take a thread's turn too.
         context.thread_count = min(2 * (os.cpu_count() or 1), MAX_THREADS)
+        if container.format.name in FORMATS_WITH_INDEX:
+            for other in container.streams:
+                if other.index != stream.index:
+                    other.discard = Discard.all  # they are not read
         yield OpenVideo(file, limits, container, stream)
 
 

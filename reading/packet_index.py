@@ -8,10 +8,14 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import av
 import numpy as np
 
 from .limits import ReadingLimits
+from .open_video import OpenVideo
+
+
+# What is known of a packet without reading it: when it is decoded and shown, its size and position in bytes.
+PACKET = np.dtype([("dts", np.int64), ("pts", np.int64), ("size", np.int64), ("pos", np.int64), ("is_keyframe", bool)])
 
 
 class PacketsAreNotFrames(Exception):
@@ -26,35 +30,48 @@ class FrameIndex:
         num_frames: what the packets or the decoder show, whatever the header says.
         timestamps: of each frame, in units of the stream's time base, ascending; empty where they cannot be trusted.
         keyframes: timestamps of the frames at which decoding may begin; empty where frames were decoded to be counted.
+        packets: what the packets of the file have to be, where an index of the container said so; `PACKET` of each, in
+            the order of the file.
     """
 
     num_frames: int
     timestamps: Sequence[int]
     keyframes: Sequence[int] = ()
+    packets: np.ndarray | None = None
 
 
-def index_of_packets(packets: Iterable[av.Packet], limits: ReadingLimits) -> FrameIndex:
+def index_of_packets(video: OpenVideo) -> FrameIndex:
     """Index a stream by its packets, without decoding.
 
     Raises:
         PacketsAreNotFrames: packets without timestamps, two with the same, or some before the first keyframe.
     """
     timestamps, keyframes = array("q"), []  # 8 bytes each, where a list takes 40: an hour has 100,000 frames
-    for packet in packets:
+    for packet in video.packets():
         if packet.size == 0 or packet.is_discard:  # end of the stream; frames cut off by an edit list
             continue
         if packet.pts is None:
             raise PacketsAreNotFrames
         timestamps.append(packet.pts)
-        limits.check_num_frames(len(timestamps))
+        video.limits.check_num_frames(len(timestamps))
         if packet.is_keyframe:
             keyframes.append(packet.pts)
-    ordered = np.sort(np.frombuffer(timestamps, dtype=np.int64))
-    keyframes.sort()
+    return index_of_timestamps(np.frombuffer(timestamps, dtype=np.int64), keyframes)
+
+
+def index_of_timestamps(
+    timestamps: np.ndarray, keyframes: Sequence[int], packets: np.ndarray | None = None
+) -> FrameIndex:
+    """Index a stream by the timestamps of its packets (n,), int64, and of those that are keyframes, in any order.
+
+    Raises:
+        PacketsAreNotFrames: two with the same, or some before the first keyframe.
+    """
+    ordered, keyframes = np.sort(timestamps), sorted(keyframes)
     # Frames before the first keyframe need one that is missing.
     if (ordered[1:] == ordered[:-1]).any() or ordered[:1].tolist() != keyframes[:1]:
         raise PacketsAreNotFrames
-    return FrameIndex(len(ordered), array("q", ordered.tobytes()), keyframes)
+    return FrameIndex(len(ordered), array("q", ordered.tobytes()), keyframes, packets)
 
 
 def index_of_frames(timestamps: Iterable[int | None], limits: ReadingLimits) -> FrameIndex:

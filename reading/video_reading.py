@@ -1,10 +1,11 @@
 """Read chosen frames of a video with PyAV: exact indices in presentation order, decoding no more than needed.
 
-A video is read in two steps. First the packets are listed without decoding, which gives the true number of frames,
-their timestamps and the keyframes, whatever the file's header says (`packet_index.py`). Then the chosen frames are
-decoded in order (`frame_seeking.py`). Files whose packets cannot be trusted (no timestamps, packets that are not
-frames, frames that cannot be decoded because the file begins in the middle) are decoded from the start and counted
-instead.
+A video is read in two steps. First the frames are listed without decoding: their true number, their timestamps and the
+keyframes. Where the container has an index of all packets, that is enough (`container_index.py`); otherwise all packets
+are read (`packet_index.py`). Then the chosen frames are decoded in order (`frame_seeking.py`), and where the index
+turns out to be wrong, packets are read after all. Files whose packets cannot be trusted (no timestamps, packets that
+are not frames, frames that cannot be decoded because the file begins in the middle) are decoded from the start and
+counted instead.
 """
 
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ from transformers.video_utils import VideoMetadata
 
 from .animated_webp import HEADER_BYTES, is_animated_webp, read_animated_webp
 from .chosen_frames import ChooseFrames, chosen_indices, counted_frames, stack_pictures
+from .container_index import index_of_container
 from .errors import Unreadable, named_errors
 from .first_packets import check_first_packets
 from .frame_seeking import FrameSeeker
 from .guarded_file import GuardedFile
 from .limits import DEFAULT_LIMITS, ReadingLimits
+from .mp4_times import TimesOfTracks
 from .open_video import OpenVideo, open_video
 from .orientation import upright
 from .packet_index import FrameIndex, PacketsAreNotFrames, index_of_frames, index_of_packets
@@ -86,14 +89,16 @@ def read_frames(
         The frames, upright (num_frames, height, width, 3); the metadata of the video as it is stored; the indices of
         the frames.
     """
+    file.keep_pieces()  # it is opened more than once
     header = file.read_at(0, HEADER_BYTES)
     file.check()
     if is_animated_webp(header):
         return read_animated_webp(file, choose_frames, limits)
     try:
-        check_first_packets(file, limits)
+        claims = check_first_packets(file, limits)
+        times = claims.times if claims is not None and claims.is_complete else None
         try:
-            return read_by_seeking(file, choose_frames, limits, stream_index)
+            return read_by_seeking(file, choose_frames, limits, stream_index, times, limits.always_scan)
         except PacketsAreNotFrames:
             return read_by_counting(file, choose_frames, limits, stream_index)
     except (av.FFmpegError, MemoryError) as error:
@@ -105,15 +110,30 @@ def read_frames(
 
 
 def read_by_seeking(
-    file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits, stream_index: int | None
+    file: GuardedFile,
+    choose_frames: ChooseFrames | None,
+    limits: ReadingLimits,
+    stream_index: int | None,
+    times: TimesOfTracks | None,
+    scan: bool,
 ):
-    """Read frames where the index of packets says they are; returns what `read_frames` does."""
+    """Read frames where an index says they are: that of the container, or with `scan`, and where that is not to be had
+    or turns out to be wrong, one that is made of all packets. Returns what `read_frames` does."""
     with open_video(file, limits, stream_index) as video:
-        index = index_of_packets(video.packets(), limits)
-        metadata = metadata_of_stream(video, index)
-        indices = chosen_indices(choose_frames, metadata)
-        frames = stack_upright(FrameSeeker(video, index).frames_at(indices), len(indices), video)
-    return frames, metadata, indices
+        is_predicted = not scan
+        try:
+            index = None if scan else index_of_container(video, times)
+            is_predicted = index is not None
+            index = index or index_of_packets(video)
+            metadata = metadata_of_stream(video, index)
+            indices = chosen_indices(choose_frames, metadata)
+            frames = stack_upright(FrameSeeker(video, index).frames_at(indices), len(indices), video)
+            return frames, metadata, indices
+        except (PacketsAreNotFrames, av.FFmpegError):
+            if not is_predicted:
+                raise
+            file.check()
+    return read_by_seeking(file, choose_frames, limits, stream_index, times, scan=True)
 
 
 def read_by_counting(

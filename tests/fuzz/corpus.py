@@ -46,6 +46,7 @@ VPX = {"cpu-used": "8", "deadline": "realtime"}
 CLIPS = {
     "h264.mp4": Clip("libx264", options={"bf": "2", "preset": "veryfast", "threads": "1"}, sound="aac"),
     "h264_short_gop.mp4": Clip("libx264", options={**X264, "g": "4"}),
+    "h264_groups.mp4": Clip("libx264", options={"bf": "2", "g": "6", "x264-params": "threads=1"}, num_frames=30),
     "h264_fragments.mp4": Clip("libx264", options=X264, muxer_options={"movflags": "frag_keyframe+empty_moov"}),
     "h264_faststart.mov": Clip("libx264", options=X264, muxer_options={"movflags": "faststart"}),
     "h264_10_bit.mp4": Clip("libx264", "yuv420p10le", X264),
@@ -80,6 +81,7 @@ CLIPS = {
     "av1.webm": Clip("libsvtav1", options=SVT, size=(64, 64)),
     "av1.obu": Clip("libsvtav1", options=SVT, size=(64, 64)),
     "mpeg4.avi": Clip("mpeg4", options={"bf": "1"}, sound="pcm_s16le"),
+    "mpeg4_groups.avi": Clip("mpeg4", options={"g": "5"}, sound="pcm_s16le", num_frames=30),
     "mpeg4.m4v": Clip("mpeg4", muxer="mp4"),
     "mpeg4.3g2": Clip("mpeg4"),
     "mpeg2.mpg": Clip("mpeg2video", options={"g": "5", "bf": "2"}),

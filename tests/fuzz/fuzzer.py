@@ -12,7 +12,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -25,6 +25,8 @@ SECONDS_PER_FILE = 30  # on a busy machine; the reader's own limit is below
 MEMORY_BYTES = 2**30  # above what the process takes before it reads anything
 LIMITS = ReadingLimits(max_decode_seconds=10, max_frame_pixels=2**22, max_frames=10_000, max_result_bytes=2**28)
 
+# Where containers list their frames: names of boxes and chunks, after which numbers follow.
+INDEXES = [b"stts", b"ctts", b"stsz", b"stco", b"stsc", b"stss", b"elst", b"mdhd", b"tkhd", b"idx1", b"strh", b"avih"]
 NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1]
 
 
@@ -47,7 +49,7 @@ def mutant(corpus: list[bytes], number: int) -> bytes:
         end = len(data) if chance.random() < 0.7 else min(len(data), 512)
         at = chance.randrange(end)
         length = min(chance.choice([1, 2, 4, 16, 64, 1024]), len(data) - at)
-        match chance.choice(["flip", "number", "random", "cut", "remove", "repeat", "zero", "splice", "swap"]):
+        match chance.choice(["flip", "number", "random", "cut", "remove", "repeat", "zero", "splice", "swap", "index"]):
             case "flip":
                 data[at] ^= 1 << chance.randrange(8)
             case "number":
@@ -71,27 +73,77 @@ def mutant(corpus: list[bytes], number: int) -> bytes:
             case "swap":
                 other = chance.randrange(len(data))
                 data[at], data[other] = data[other], data[at]
+            case "index":
+                lie(data, chance)
     return bytes(data)
 
 
+def lie(data: bytearray, chance: random.Random):
+    """Change a number in an index: a little, or to any other."""
+    places = (
+        [at for name in INDEXES for at in range(len(data)) if data.startswith(name, at)] if len(data) < 2**16 else []
+    )
+    if not places:
+        return
+    at = chance.choice(places) + 4 * chance.randint(1, 40)
+    order = "little" if data.startswith(b"RIFF") else "big"
+    number = int.from_bytes(data[at : at + 4], order)
+    number = chance.choice([number + 1, number - 1, number * 2, number ^ 1 << chance.randrange(32), *NUMBERS[:-2]])
+    data[at : at + 4] = (number & 0xFFFFFFFF).to_bytes(4, order)
+
+
+def choice_of(number: int) -> Callable:
+    """Which frames of a mutant are read: all, some as a model would, or one."""
+
+    def choose(metadata):
+        total = metadata.total_num_frames
+        if number % 3 == 2:
+            return [number // 3 % total]
+        return np.linspace(0, total - 1, min(total, 4)).astype(int) if number % 3 else range(total)
+
+    return choose
+
+
+def has_index(data: bytes) -> bool:
+    return data[4:8] in (b"ftyp", b"moov", b"mdat") or data[:4] == b"RIFF"
+
+
 def read(data: bytes, number: int = 0) -> Outcome:
-    """Read a file as a model would, or every frame of it."""
+    """Read a file: some frames of it or all; by its index and by all packets, which has to be the same."""
+    outcome, frames, metadata = read_once(data, number, LIMITS)
+    if outcome.problem is not None or not has_index(data):
+        return outcome
+    scanned, frames_of_scan, metadata_of_scan = read_once(data, number, replace(LIMITS, always_scan=True))
+    same = outcome.kind == scanned.kind and (
+        frames is None
+        or (np.array_equal(frames, frames_of_scan) and described(metadata) == described(metadata_of_scan))
+    )
+    return outcome if same else Outcome("index differs", f"{outcome.kind} by the index, {scanned.kind} by all packets")
+
+
+def described(metadata) -> dict:
+    return {name: np.asarray(value).tolist() for name, value in vars(metadata).items()}
+
+
+def read_once(data: bytes, number: int, limits: ReadingLimits) -> tuple:
     total = None
 
     def some(metadata):
         nonlocal total
         total = metadata.total_num_frames
-        return np.linspace(0, total - 1, min(total, 4)).astype(int) if number % 2 else range(total)
+        return choose(metadata)
 
+    choose = choice_of(number)
     try:
-        frames, metadata = read_video(data, some, LIMITS)
+        frames, metadata = read_video(data, some, limits)
     except VideoReadError as error:
-        return Outcome(type(error).__name__)
+        return Outcome(type(error).__name__), None, None
     except Exception as error:
-        return Outcome("other error", f"{type(error).__name__}: {error}")
+        return Outcome("other error", f"{type(error).__name__}: {error}"), None, None
     expected = (len(some(metadata)), metadata.height, metadata.width, 3)
     fine = frames.dtype == np.uint8 and frames.shape == expected and metadata.total_num_frames == total
-    return Outcome("frames", None if fine else f"frames {frames.shape} where {expected} were expected")
+    problem = None if fine else f"frames {frames.shape} where {expected} were expected"
+    return Outcome("frames", problem), frames, metadata
 
 
 def work(corpus: list[bytes], pipe: Connection):

@@ -561,7 +561,7 @@ def test_keyframes_of_a_variable_rate_are_found(tmp_path):
     with path.open("rb") as file:
         limits = ReadingLimits()
         with open_video(GuardedFile(file, limits.deadline_of_decoding()), limits) as video:
-            index = index_of_packets(video.packets(), limits)
+            index = index_of_packets(video)
             seeker, keyframes = FrameSeeker(video, index), index.keyframes
             assert len(keyframes) == 4
             plainly = [seeker.packets_after_seek(keyframe)[0].pts for keyframe in keyframes]

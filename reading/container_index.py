@@ -1,0 +1,119 @@
+"""Find the frames of a video by the index in its container, without reading its packets.
+
+MP4, MOV and AVI say at one place where each packet is, how large it is and when it is decoded. FFmpeg reads that when
+it opens the file. What is made of it here is a prediction: `FrameSeeker` compares every packet and every frame that it
+meets with it, and whatever is not as predicted ends in `PacketsAreNotFrames`, upon which the packets are listed.
+"""
+
+from collections.abc import Iterator
+
+import av
+import numpy as np
+from av.stream import Stream
+
+from .mp4_times import TimesOfTracks
+from .open_video import AVI, MP4, OpenVideo
+from .packet_index import PACKET, FrameIndex, PacketsAreNotFrames, index_of_timestamps
+
+
+# FFmpeg cuts these into packets anew.
+CODECS_CUT_ANEW = frozenset(("mpeg1video", "mpeg2video", "vc1"))
+AVI_HEADER = 8  # bytes of the name and the size of a packet, with which its position is given
+KEYFRAME, DISCARD = 1, 2  # flags of an entry, `AVINDEX_...`
+
+
+def index_of_container(video: OpenVideo, times: TimesOfTracks | None) -> FrameIndex | None:
+    """Predict the frames of a stream that was just opened.
+
+    Args:
+        times: of the tracks of an MP4 whose header lists all frames; None for other files.
+
+    Returns:
+        The index; None, and nothing was read, where the container has none that is known to be complete and plain.
+
+    Raises:
+        PacketsAreNotFrames: the first packet is not as predicted.
+    """
+    delays = delays_of_stream(video, times)
+    if delays is None or not 0 < len(video.stream.index_entries) <= video.limits.max_frames:
+        return None  # too many are counted in another way, too
+    packets = packets_of_entries(video.stream)
+    video.file.check()
+    if packets is None or (packets["pos"] + packets["size"]).max() > video.file.size():
+        return None  # or the file is cut off
+    if len(delays):
+        if delays[:, 0].sum() != len(packets):
+            return None
+        packets["pts"] += np.repeat(delays[:, 1], delays[:, 0])
+    first = next(PredictedPackets(packets[:1], any_pts=True).checked(video.packets()), None)
+    if first is None or (video.container.format.name == AVI and first.pts != first.dts):
+        raise PacketsAreNotFrames  # the index of an AVI does not say in which order frames are shown
+    # What edit lists and negative delays add to all of them.
+    packets["pts"] += first.pts - packets["pts"][0]
+    return index_of_timestamps(packets["pts"], packets["pts"][packets["is_keyframe"]].tolist(), packets)
+
+
+def delays_of_stream(video: OpenVideo, times: TimesOfTracks | None) -> np.ndarray | None:
+    """How much later than they are decoded frames are shown, in rows (frames, delay), (n, 2), or no rows; None where
+    the container does not say."""
+    kind = video.container.format.name
+    if video.stream.codec_context.codec.canonical_name in CODECS_CUT_ANEW:
+        return None
+    if kind == MP4 and times is not None:
+        return times.get(video.stream.id)
+    return np.zeros((0, 2), np.int64) if kind == AVI else None
+
+
+def packets_of_entries(stream: Stream) -> np.ndarray | None:
+    """The entries of the index of a stream as `PACKET` (n,), shown when they are decoded; None where one is odd: not
+    later than the one before, empty, or to be thrown away."""
+    entries = stream.index_entries
+    table = np.fromiter(
+        ((entry.timestamp, entry.size, entry.pos, entry.flags) for entry in entries),
+        dtype=[("dts", np.int64), ("size", np.int64), ("pos", np.int64), ("flags", np.int32)],
+        count=len(entries),
+    )
+    if (table["flags"] & DISCARD).any() or (table["size"] < 1).any() or (table["pos"] < 0).any():
+        return None
+    if (np.diff(table["dts"]) < 1).any():
+        return None
+    packets = np.empty(len(table), PACKET)
+    packets["dts"] = packets["pts"] = table["dts"]
+    packets["size"], packets["pos"] = table["size"], table["pos"]
+    if stream.container.format.name == AVI:
+        packets["pos"] += AVI_HEADER
+    packets["is_keyframe"] = table["flags"] & KEYFRAME
+    return packets
+
+
+class PredictedPackets:
+    """Compares packets with what was predicted of them."""
+
+    def __init__(self, predicted: np.ndarray, any_pts: bool = False):
+        self.predicted = predicted  # `PACKET` (n,)
+        self.any_pts = any_pts  # whether it is not known yet when they are shown
+
+    def checked(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        """Packets from anywhere in the file to its end, each as predicted.
+
+        Raises:
+            PacketsAreNotFrames: one is not, or the end comes too early.
+        """
+        number = None
+        for packet in packets:
+            if packet.size == 0:  # the end of the stream
+                if number != len(self.predicted):
+                    raise PacketsAreNotFrames
+            else:
+                if packet.dts is None or packet.pts is None or packet.is_discard:
+                    raise PacketsAreNotFrames
+                if number is None:
+                    number = int(np.searchsorted(self.predicted["dts"], packet.dts))
+                if number >= len(self.predicted):
+                    raise PacketsAreNotFrames
+                dts, pts, size, pos, is_keyframe = self.predicted[number].tolist()
+                found = (packet.dts, pts if self.any_pts else packet.pts, packet.size, packet.pos, packet.is_keyframe)
+                if found != (dts, pts, size, pos, is_keyframe):
+                    raise PacketsAreNotFrames
+                number += 1
+            yield packet
