@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.stream import Stream
 
+from .avi_index import lists_all_packets
 from .mp4_times import TimesOfTracks
 from .open_video import AVI, MP4, OpenVideo
 from .packet_index import PACKET, FrameIndex, PacketsAreNotFrames, index_of_timestamps
@@ -41,6 +42,8 @@ def index_of_container(video: OpenVideo, times: TimesOfTracks | None) -> FrameIn
     video.file.check()
     if packets is None or (packets["pos"] + packets["size"]).max() > video.file.size():
         return None  # or the file is cut off
+    if video.container.format.name == AVI and not avi_is_complete(video):
+        return None
     if len(delays):
         if delays[:, 0].sum() != len(packets):
             return None
@@ -62,6 +65,19 @@ def delays_of_stream(video: OpenVideo, times: TimesOfTracks | None) -> np.ndarra
     if kind == MP4 and times is not None:
         return times.get(video.stream.id)
     return np.zeros((0, 2), np.int64) if kind == AVI else None
+
+
+def avi_is_complete(video: OpenVideo) -> bool:
+    file = video.file
+    entries = [
+        np.array([(entry.pos, entry.size) for entry in stream.index_entries], np.int64).reshape(-1, 2)
+        for stream in video.container.streams
+    ]
+    position = file.tell()
+    try:
+        return lists_all_packets(file.read_at, entries, file.size())
+    finally:
+        file.seek(position)  # where FFmpeg goes on
 
 
 def packets_of_entries(stream: Stream) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 """Frames found by the index of the container are those found by reading every packet, and cost what they alone cost."""
 
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -202,14 +203,39 @@ def test_index_that_lies_gives_what_the_packets_give(lie, clip):
         assert results[0] == results[1]
 
 
-def test_what_an_index_hides_is_found_by_reading_all_packets(corpus):
-    """An AVI says twice where a frame is. Between the frames that are decoded, the index is believed."""
-    data = bytearray(corpus["mpeg4_groups.avi"].read_bytes())
-    places = [at for at in range(len(data)) if data.startswith(b"00dc", at)][:30]
-    data[places[12] : places[12] + 4] = b"JUNK"
-    assert read_video(data, some(0, 25))[1].total_num_frames == 30
-    assert read_video(data, some(0, 25), SCAN)[1].total_num_frames == 29
-    assert read_video(data)[1].total_num_frames == 29  # where it is among those that are decoded
+def packets_of_avi(data: bytes) -> list[int]:
+    """Where the packets of the video begin."""
+    movi = data.index(b"movi")
+    return [at for at in range(movi, data.index(b"idx1")) if data.startswith(b"00dc", at)]
+
+
+AVI_LIES = {
+    "a packet is something else": lambda data, at: data[:at] + b"JUNK" + data[at + 4 :],
+    "a packet is of the sound": lambda data, at: data[:at] + b"01wb" + data[at + 4 :],
+    "a packet is shorter": lambda data, at: data[: at + 4] + b"\4" + data[at + 5 :],
+    "the index is cut off": lambda data, at: data[:-200],
+    "a packet is not in the index": lambda data, at: data[: (i := data.index(b"idx1") + 8 + 16 * 20)] + data[i + 16 :],
+    "the index has another name": lambda data, at: data.replace(b"idx1", b"JUNK"),
+    "something follows the index": lambda data, at: data + b"RIFF\4\0\0\0AVIX",
+    "the list of packets has another name": lambda data, at: data.replace(b"movi", b"more", 1),
+    "it is cut off in its header": lambda data, at: data[: data.index(b"movi") - 4],
+    "many chunks come first": lambda data, at: (
+        data[: (i := data.index(b"movi") - 8)] + b"JUNK\0\0\0\0" * 101 + data[i:]
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", AVI_LIES)
+def test_index_of_an_avi_that_does_not_say_what_packets_say_is_not_used(lie, corpus, tried):
+    data = corpus["mpeg4_groups.avi"].read_bytes()
+    both_ways(data, some(0, 25))
+    data = AVI_LIES[lie](data, packets_of_avi(data)[12])
+    try:
+        both_ways(data, some(0, 25))
+    except ValueError as error:
+        with pytest.raises(type(error), match=re.escape(str(error))):
+            read_video(data, some(0, 25), SCAN)
+    assert tried in (["index", "none"], ["index"])
 
 
 def rows(*pairs) -> bytes:
