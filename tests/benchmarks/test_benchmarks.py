@@ -1,10 +1,11 @@
 """Every comparison runs, with tiny models and clips; what it measures then means nothing."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks import absolute, clips, reading, tracing
+from benchmarks import absolute, checkpoint_sizes, clips, reading, tracing
 from benchmarks.__main__ import COMPARISONS, main
 from benchmarks.comparison import (
     BUILTIN,
@@ -93,3 +94,7 @@ def test_extra_seconds_are_a_difference():
     row = Row("import", "import", "without", "seconds", here=5.2, other=5.0, ratios=[0.96], most_extra_seconds=0.3)
     assert row.holds
     assert not Row("import", "import", "without", "seconds", 5.4, 5.0, [0.92], most_extra_seconds=0.3).holds
+
+
+def test_readme_has_the_table_of_checkpoints():
+    assert checkpoint_sizes.table() in (Path(__file__).parents[2] / "README.md").read_text()
