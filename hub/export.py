@@ -7,6 +7,7 @@ imported this package its own classes are used all the same, whatever is trusted
 """
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from llava_next_video.hub.checkpoint_folders import SETTINGS_PATTERNS, folder_with_weights, local_folder
 from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size
 from llava_next_video.hub.model_card import model_card
+from llava_next_video.hub.model_card_facts import CardFacts, facts_of, with_facts, write_facts
 from llava_next_video.hub.stored_tensors import PIECE_BYTES, stored_tensors
 from llava_next_video.hub.upload import upload
 from llava_next_video.inference.code_export import MODEL, write_code
@@ -28,6 +30,7 @@ from llava_next_video.processing import LlavaNextVideoProcessor
 
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+OF_THIS_MACHINE = ("is_local", "local_files_only")  # in tokenizer_config.json
 MAX_SHARD_SIZE = "5GB"  # of the weights of a loaded model; those of a folder are copied as they are
 
 
@@ -39,16 +42,19 @@ class Export:
         destination: the folder.
         files: names of the files in it, and their sizes in bytes.
         url: where it was uploaded to.
+        is_written: whether it was written; in a dry run it was not.
     """
 
     destination: Path
     files: dict[str, int]
     url: str | None = None
+    is_written: bool = True
 
     def __str__(self) -> str:
         total = f"{self.destination}: {len(self.files)} files, {readable_size(sum(self.files.values()))}"
         lines = [f"  {name}: {readable_size(size)}" for name, size in self.files.items()]
-        return "\n".join([total, *lines, *([self.url] if self.url else [])])
+        head = [] if self.is_written else ["Dry run: nothing was written. What would be:"]
+        return "\n".join([*head, total, *lines, *([self.url] if self.url else [])])
 
 
 def export_for_hub(
@@ -59,6 +65,8 @@ def export_for_hub(
     push_to_hub: str | None = None,
     private: bool = False,
     license: str | None = None,
+    language: str | list[str] | None = None,
+    limits: list[str] | None = None,
     base_model: str | list[str] | None = None,
     dry_run: bool = False,
 ) -> Export:
@@ -75,7 +83,9 @@ def export_for_hub(
         push_to_hub: Hub repository to upload to, in one commit; it is made where it does not exist. The access token
             is the one that huggingface_hub finds.
         private: whether that repository has to be private.
-        license, base_model: of the weights, for the model card, as the Hub writes them; not guessed where unknown.
+        license, language, base_model: of the weights, for the model card, as the Hub writes them; not guessed where
+            unknown. They stand above what the source's `model_card.json` says.
+        limits: for the model card, what the checkpoint cannot do, a sentence each; likewise.
         dry_run: write and upload nothing, only say what would be.
 
     Returns:
@@ -83,7 +93,7 @@ def export_for_hub(
 
     Raises:
         ValueError: a model comes without processor, or is not one of ours; `private` without a repository, or with a
-            public one.
+            public one; the Hub would refuse the model card.
         CheckpointError: the folder is not such a checkpoint, or its weights are not safetensors files, or not complete.
         WritingError: the destination exists, or the disk is too small.
         OSError: the source cannot be found, or the upload fails.
@@ -93,6 +103,7 @@ def export_for_hub(
     if isinstance(model_or_folder, str | Path):
         folder, weights = checked_checkpoint(model_or_folder)
         model, generation_config = None, None
+        facts = facts_of(folder)
         with reading_settings(folder):
             config = LlavaNextVideoConfig.from_pretrained(folder)
             processor = processor or LlavaNextVideoProcessor.from_pretrained(folder)
@@ -101,8 +112,10 @@ def export_for_hub(
         sizes = {file.name: file.stat().st_size for file in weights}
     else:
         model, weights, config = checked_model(model_or_folder, processor), [], model_or_folder.config
-        generation_config = model.generation_config
+        generation_config, facts = model.generation_config, CardFacts()
         sizes = {"model.safetensors": model.get_memory_footprint(return_buffers=False)}
+    said = {"license": license, "language": language, "limits": limits, "base_model": base_model}
+    facts = with_facts(facts, said, "what was passed")
     destination = check_destination(destination, sum(sizes.values()))
 
     def write_settings(folder: Path):
@@ -111,14 +124,16 @@ def export_for_hub(
         if generation_config is not None:
             generation_config.save_pretrained(folder)
         processor.save_pretrained(folder)
+        forget_this_machine(folder / "tokenizer_config.json")
         write_code(folder)
-        card = model_card(folder, push_to_hub, license=license, base_model=base_model)
+        write_facts(folder, facts)
+        card = model_card(folder, push_to_hub)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     if dry_run:
         with TemporaryDirectory() as made:
             write_settings(Path(made))
-            return Export(destination, dict(sorted({**sizes, **sizes_in(Path(made))}.items())))
+            return Export(destination, dict(sorted({**sizes, **sizes_in(Path(made))}.items())), is_written=False)
     with appearing_at_once(destination) as made:
         if model is None:
             copy_files(weights, made)
@@ -169,6 +184,13 @@ def checked_model(model: PreTrainedModel, processor: LlavaNextVideoProcessor | N
     return model
 
 
+def forget_this_machine(tokenizer_config: Path):
+    """Drop from a tokenizer's settings how it was loaded here, which transformers notes among them."""
+    if tokenizer_config.is_file():
+        settings = {name: value for name, value in read_json(tokenizer_config).items() if name not in OF_THIS_MACHINE}
+        tokenizer_config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def copy_files(files: list[Path], folder: Path):
     """Copy files, with a progress bar of bytes where someone sees it."""
     total = sum(file.stat().st_size for file in files)
@@ -188,5 +210,5 @@ def sizes_in(folder: Path) -> dict[str, int]:
 
 def run(args: argparse.Namespace):
     """Write a checkpoint with the code that loads it, for people who have only transformers."""
-    names = ("push_to_hub", "private", "license", "base_model", "dry_run")
+    names = ("push_to_hub", "private", "license", "language", "limits", "base_model", "dry_run")
     print(export_for_hub(args.source, args.destination, **{name: getattr(args, name) for name in names}))

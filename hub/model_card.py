@@ -1,7 +1,8 @@
 """The model card of a checkpoint, README.md of its Hub repository, made from the checkpoint's files.
 
 Every number in a card is read from those files or computed from them, and so is whether the built-in can read the
-checkpoint. The text around the numbers, its tables and the snippets are `model_card.md.jinja`.
+checkpoint. What weights and settings do not show is said in `model_card.json` (`model_card_facts.py`). The text around
+the numbers, its tables and the snippets are `model_card.md.jinja`.
 """
 
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from llava_next_video.hub.model_card_checks import LIBRARY, PIPELINE_TAG, check_card
+from llava_next_video.hub.model_card_facts import CardFacts, facts_of, plain
 from llava_next_video.hub.recipes import MODEL_FACTS, RELEASED, VIDEO_FACTS, Recipe, Released, find_released
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.processing import CHAT_TEMPLATES, LlavaNextVideoProcessor
@@ -46,27 +49,22 @@ SAMPLING = {
 }
 
 
-def model_card(
-    folder: str | Path,
-    repository: str | None = None,
-    *,
-    license: str | None = None,
-    base_model: str | list[str] | None = None,
-) -> str:
+def model_card(folder: str | Path, repository: str | None = None, facts: CardFacts | None = None) -> str:
     """The text of README.md for the checkpoint in a folder.
 
     Args:
         folder: holds config.json, the processor's settings with a chat template, and the tokenizer.
         repository: Hub id or path that the snippets load. A repository called after a released checkpoint gets that
             one's base models and, if it has its recipe too, the published figures.
-        license: of the weights, as the Hub abbreviates it; the card says that nobody said so if it is not given.
-        base_model: Hub ids of what the weights were made from, in place of those known of a released checkpoint.
+        facts: what its files do not show; by default those in its `model_card.json`. The card says so where nobody
+            said the license; `base_model` takes the place of what is known of a released checkpoint.
 
     Raises:
-        ValueError: the processor has no chat template, or a name is none.
+        ValueError: the processor has no chat template, a name is none, or the Hub would refuse the card.
         OSError: a file is missing.
     """
-    for name in (repository, license, *([base_model] if isinstance(base_model, str) else base_model or [])):
+    facts = facts or facts_of(folder)
+    for name in (repository, facts.license, facts.license_name, facts.license_link, *facts.base_model):
         check_name(name)
     config = LlavaNextVideoConfig.from_pretrained(folder)
     processor = LlavaNextVideoProcessor.from_pretrained(folder)
@@ -76,14 +74,17 @@ def model_card(
             "question can be asked. Set `processor.chat_template`, and save the processor."
         )
     released = find_released(repository) if repository else None
-    if not base_model:
-        both_are_known = released is not None and "/" in released.language_model  # else it is no Hub id
-        base_model = [released.language_model, released.vision_tower] if both_are_known else None
+    base_models = list(facts.base_model)
+    if not base_models and released is not None and "/" in released.language_model:  # else it is no Hub id
+        base_models = [released.language_model, released.vision_tower]
     header = ModelCardData(
-        license=license,
-        library_name="transformers",
-        pipeline_tag="video-text-to-text",
-        base_model=base_model,
+        license=facts.license,
+        license_name=facts.license_name,
+        license_link=facts.license_link,
+        language=list(facts.language) or None,
+        library_name=LIBRARY,
+        pipeline_tag=PIPELINE_TAG,
+        base_model=base_models or None,
         tags=["llava_next_video", "custom_code"],
     )
     environment = Environment(
@@ -93,12 +94,13 @@ def model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(fenced=fenced, code=code)
-    return environment.get_template("model_card.md.jinja").render(
+    environment.filters.update(fenced=fenced, code=code, plain=plain)
+    card = environment.get_template("model_card.md.jinja").render(
         metadata=header.to_yaml(),
         title=repository.rsplit("/")[-1] if repository else "LLaVA-NeXT-Video",
         name=repository or PLACEHOLDER_PATH,
-        base_models=[base_model] if isinstance(base_model, str) else base_model or [],
+        base_models=base_models,
+        facts=facts,
         config=config,
         processor=processor,
         beyond_built_in=[code(f"{name}={value!r}") for name, value in config.settings_beyond_built_in.items()],
@@ -114,9 +116,10 @@ def model_card(
         prompt=example_prompt(processor),
         figures=published_figures(released, config, processor),
         unknown=released.unknown if released else (),
-        license=license,
         code_license=metadata(DISTRIBUTION)["License-Expression"],
     )
+    check_card(card)
+    return card
 
 
 def check_name(name: str | None):

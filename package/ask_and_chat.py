@@ -2,54 +2,50 @@
 
 import argparse
 import json
-import sys
-
-from transformers import AutoModelForImageTextToText, AutoProcessor, TextStreamer, pipeline
 
 from llava_next_video.inference.chat import VideoChat, converse
-from llava_next_video.inference.frame_sheet import save_frame_sheet
 from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTextPipeline
-from llava_next_video.reading.addresses import is_web_address
-from llava_next_video.reading.limits import ReadingLimits
-from llava_next_video.reading.video_sources import open_source
+from llava_next_video.model_for_answers import load_pipeline, sampling_arguments
+from llava_next_video.named_videos import TYPED_LIMITS, opened_videos
+from llava_next_video.question_files import answer_questions
+from llava_next_video.registration import DEMO_CHECKPOINT
+from llava_next_video.waiting import AnswerStreamer, Waiting, is_shown
 
 
 def ask(args: argparse.Namespace):
-    """Answer a question about a video, streaming the answer, or as one line of JSON."""
-    pipe = load_pipeline(args)
-    kwargs = call_arguments(args)
-    if not args.json:
-        kwargs["streamer"] = TextStreamer(pipe.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    [answer] = pipe(args.video, args.question, **kwargs)
+    """Answer a question about a video, streaming the answer, or as one line of JSON; or the questions of a file."""
+    if args.questions is not None:
+        answer_questions(args)
+        return
+    videos = opened_videos(args.video)
+    pipe = load_pipeline(args, TYPED_LIMITS, videos[0])
+    with Waiting("reading the video") as waiting:
+        [answer] = pipe(
+            videos if len(videos) > 1 else videos[0],
+            args.question,
+            return_full_text=False,
+            **streamer_arguments(pipe, waiting, prints=not args.json),
+            **call_arguments(args),
+        )
     if args.json:
-        record = {"video": args.video, "question": args.question, "answer": answer["generated_text"]}
-        print(json.dumps({**record, "model": args.model}, ensure_ascii=False))
+        video = args.video if len(args.video) > 1 else args.video[0]
+        record = {"video": video, "question": args.question, "answer": answer["generated_text"]}
+        demo = {"demo": True} if args.model is None else {}
+        print(json.dumps({**record, "model": args.model or DEMO_CHECKPOINT, **demo}, ensure_ascii=False))
 
 
 def chat(args: argparse.Namespace):
     """Talk about a video: a question a line, answered in the light of the ones before. The video is encoded once."""
-    converse(VideoChat(load_pipeline(args), args.video, **call_arguments(args)))
+    videos = opened_videos(args.video)
+    pipe = load_pipeline(args, TYPED_LIMITS, videos[0])
+    converse(VideoChat(pipe, videos if len(videos) > 1 else videos[0], **call_arguments(args)))
 
 
-def load_pipeline(args: argparse.Namespace) -> VideoTextToTextPipeline:
-    """Load the model, after checking what can be checked without it."""
-    if not is_web_address(args.video):
-        open_source(args.video).close()  # a wrong path is told before a large model is loaded
-    processor = AutoProcessor.from_pretrained(args.model)
-    # Whoever types an address means it.
-    processor.video_processor.limits = ReadingLimits(allow_private_addresses=True)
-    if args.frames is not None:  # before the model is loaded: the sheet needs none
-        save_frame_sheet(args.frames, processor, args.video, **sampling_arguments(args))
-        print(f"llava-next-video: the frames are in {args.frames}", file=sys.stderr)
-    # Loaded here because `pipeline` would print every traceback of every class it tried when a model cannot be loaded.
-    model = AutoModelForImageTextToText.from_pretrained(
-        args.model, dtype=args.dtype, attn_implementation=args.attn_implementation
-    )
-    return pipeline("video-text-to-text", model=model, processor=processor, device=args.device)
-
-
-def sampling_arguments(args: argparse.Namespace) -> dict:
-    return {} if args.num_frames is None else {"num_frames": args.num_frames}
+def streamer_arguments(pipe: VideoTextToTextPipeline, waiting: Waiting, prints: bool) -> dict:
+    """What prints the answer as it comes, or counts its tokens where somebody sees that."""
+    if not prints and (not is_shown() or (pipe.model.generation_config.num_beams or 1) > 1):  # beams have no stream
+        return {}
+    return {"streamer": AnswerStreamer(pipe.tokenizer, waiting, prints)}
 
 
 def call_arguments(args: argparse.Namespace) -> dict:

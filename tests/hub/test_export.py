@@ -192,6 +192,37 @@ def test_card_says_the_license_and_the_base_model_that_were_given(tmp_path):
     assert (card.license, card.base_model) == ("apache-2.0", ["a/b", "c/d"])
 
 
+def test_card_says_what_was_said_before_and_what_is_said_now(demo, tmp_path):
+    """The file with facts goes along; an argument stands above it."""
+    export_for_hub(demo, tmp_path / "made", language=["en", "de"], limits=["It has none."])
+    facts = json.loads((tmp_path / "made" / "model_card.json").read_text())
+    assert facts == {
+        **json.loads((Path(DEMO_CHECKPOINT) / "model_card.json").read_text()),
+        "language": ["en", "de"],
+        "limits": ["It has none."],
+    }
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert ModelCard(card).data.language == ["en", "de"]
+    assert "\n## Limits\n\n* It has none.\n\n" in card
+
+
+def test_checkpoint_of_which_nothing_is_said_gets_no_file(from_hub):
+    assert not (from_hub / "model_card.json").exists()
+
+
+def test_license_that_the_hub_does_not_know_is_one_line_and_writes_nothing(tmp_path, capsys):
+    assert main(["export", DEMO_CHECKPOINT, str(tmp_path / "made"), "--license", "Apache 2.0"]) == 1
+    assert "has the license 'Apache 2.0', which the Hub does not know (but 'apache-2.0')" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_do_not_say_how_they_were_loaded_here(demo, from_hub):
+    for folder in (demo, from_hub):
+        assert not {"is_local", "local_files_only"} & json.loads((folder / "tokenizer_config.json").read_text()).keys()
+        for file in folder.glob("*.json"):
+            assert str(Path(DEMO_CHECKPOINT).parent) not in file.read_text(), file.name
+
+
 def test_loaded_model_is_exported_with_its_processor(tmp_path):
     model, processor = load(DEMO_CHECKPOINT)
     planned = export_for_hub(model, tmp_path / "made", processor=processor, dry_run=True)
@@ -210,7 +241,7 @@ def test_dry_run_lists_what_is_written_and_writes_nothing(demo, tmp_path, capsys
     listed = capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
     assert main(["export", DEMO_CHECKPOINT, str(tmp_path / "made")]) == 0
-    assert capsys.readouterr().out == listed
+    assert listed == f"Dry run: nothing was written. What would be:\n{capsys.readouterr().out}"
     written = {file.name: file.stat().st_size for file in (tmp_path / "made").iterdir()}
     assert export_for_hub(DEMO_CHECKPOINT, tmp_path / "other", dry_run=True).files == written
     assert written.keys() == {file.name for file in demo.iterdir()}

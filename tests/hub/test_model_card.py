@@ -11,7 +11,6 @@ from shutil import copyfile
 
 import pytest
 from huggingface_hub import ModelCard
-from PIL import Image
 from torch import nn
 from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltInConfig
 from transformers.models.llava_next_video import LlavaNextVideoForConditionalGeneration as BuiltInModel
@@ -21,6 +20,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig
 from llava_next_video.hub.export import export_for_hub
 from llava_next_video.hub.model_card import PLACEHOLDER_PATH, code, fenced, model_card
+from llava_next_video.hub.model_card_facts import CardFacts
 from tests import tiny
 
 
@@ -79,12 +79,11 @@ def card():
 
 @pytest.fixture(scope="module")
 def run_blocks(tmp_path_factory):
-    """Runs blocks where a reader would: beside an exported folder of that name, two videos and a picture."""
+    """Runs blocks where a reader would: beside an exported folder of that name, two videos."""
     place = tmp_path_factory.mktemp("reader")
     export_for_hub(DEMO_CHECKPOINT, place / NAME)
     copyfile(SAMPLES / "red_circle_moves_left.mp4", place / "video.mp4")
     copyfile(SAMPLES / "yellow_star_moves_down.mp4", place / "longer_video.mp4")
-    Image.new("RGB", (80, 60), "red").save(place / "image.png")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(place / "modules")}
 
     def run(blocks: list[str]) -> tuple[list[str], bool]:
@@ -109,10 +108,9 @@ def test_snippets_run_with_the_code_of_the_export(card, run_blocks):
     blocks = [text for needs, text in python_blocks(card) if not needs and "import llava_next_video" not in text]
     printed, package_was_imported = run_blocks(blocks)
     assert not package_was_imported
-    pipe, streamed, auto_classes, batch, image, lora = (text.splitlines() for text in printed)
+    pipe, streamed, auto_classes, batch, lora = (text.splitlines() for text in printed)
     assert pipe == streamed == auto_classes == ["A red circle moves left."]
     assert batch == ["A red circle moves left.", "A yellow star moves down."]
-    assert len(image) == 1  # it never saw pictures
     losses = [float(line.rpartition(" ")[2]) for line in lora]
     assert len(losses) == 5
     assert losses == sorted(losses, reverse=True)
@@ -150,13 +148,52 @@ def test_metadata_of_the_hub(card, tmp_path):
     data = ModelCard(card).data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "video-text-to-text")
     assert "custom_code" in data.tags
-    assert data.license is None
+    assert (data.license, data.language) == ("apache-2.0", ["en"])
     assert data.base_model is None
 
-    given = model_card(DEMO_CHECKPOINT, NAME, license="mit", base_model="somebody/base")
-    assert (ModelCard(given).data.license, ModelCard(given).data.base_model) == ("mit", "somebody/base")
+    given = model_card(DEMO_CHECKPOINT, NAME, CardFacts(license="mit", base_model=("somebody/base",)))
+    assert (ModelCard(given).data.license, ModelCard(given).data.base_model) == ("mit", ["somebody/base"])
     assert "[somebody/base](https://huggingface.co/somebody/base)" in given
     assert "Weights: mit." in given
+
+
+def test_license_of_one_s_own_has_a_name_and_a_link():
+    facts = CardFacts(license="other", license_name="shapes-only", license_link="https://example.org/license")
+    card = model_card(DEMO_CHECKPOINT, NAME, facts)
+    assert (ModelCard(card).data.license, ModelCard(card).data.license_name) == ("other", "shapes-only")
+    assert "Weights: shapes-only, https://example.org/license." in card
+
+
+def test_demonstration_says_what_it_is(card):
+    head = card.partition("## Pipeline")[0]
+    assert "it answers questions about videos of moving coloured shapes, and about nothing else, with a" in head
+    assert "It was trained from random weights, on clips that a program draws" in head
+    assert (
+        "\n## Limits\n\n* It is a demonstration: it knows circles, squares, triangles and stars in red, green" in head
+    )
+    assert "It was made from" not in head
+    assert "## License\n\nWeights: apache-2.0.\n" in card
+
+
+def test_nothing_is_said_of_a_checkpoint_that_nobody_said_anything_of(tmp_path):
+    card = tiny_card(tmp_path)
+    assert ModelCard(card).data.license is None
+    assert "it answers questions about videos, with a" in card
+    assert "## Limits" not in card
+    assert "Nothing was said about the license of these weights" in card
+
+
+def test_images_are_left_out_where_it_never_saw_any(card, tmp_path):
+    assert "image.png" not in card
+    assert "Images" not in recipe(card)
+    with_images = tiny_card(tmp_path)
+    assert "\n### Images\n\n```python\n" in with_images
+    assert "image.png" in with_images
+
+
+def test_cards_say_how_to_have_the_package_while_it_has_no_address(card):
+    assert "is on no package index yet: it is installed from a copy of its source" in " ".join(card.split())
+    assert "pip install llava-next-video" not in card
 
 
 def test_card_without_repository_has_a_placeholder():
@@ -350,10 +387,11 @@ def test_code_that_holds_backticks_and_lines_stays_code():
 @pytest.mark.parametrize(
     "names",
     [
-        {"license": "mit\n---\n# Free money"},
-        {"license": "`mit`"},
-        {"base_model": "a/b](https://evil.example)"},
-        {"base_model": ["a/b", "c/d\nlicense: mit"]},
+        {"facts": CardFacts(license="mit\n---\n# Free money")},
+        {"facts": CardFacts(license="`mit`")},
+        {"facts": CardFacts(license="other", license_name="<b>")},
+        {"facts": CardFacts(base_model=("a/b](https://evil.example)",))},
+        {"facts": CardFacts(base_model=("a/b", "c/d\nlicense: mit"))},
         {"repository": 'me/mine", trust_remote_code=True) #'},
         {"repository": "me/mine\n# Title"},
     ],

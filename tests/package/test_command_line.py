@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from llava_next_video import DEMO_CHECKPOINT, VideoTextToTextPipeline, ask_and_chat
+from llava_next_video import DEMO_CHECKPOINT, VideoTextToTextPipeline
 from llava_next_video.__main__ import main
 from tests.tiny import write_video
 
@@ -42,14 +42,14 @@ def test_every_option_arrives(clip, capsys, monkeypatch):
     monkeypatch.setattr(
         AutoModelForImageTextToText, "from_pretrained", spy("model", AutoModelForImageTextToText.from_pretrained)
     )
-    monkeypatch.setattr(ask_and_chat, "pipeline", spy("pipeline", ask_and_chat.pipeline))
     monkeypatch.setattr(VideoTextToTextPipeline, "__call__", spy("call", VideoTextToTextPipeline.__call__))
     options = f"--model {DEMO_CHECKPOINT} --num-frames 3 --max-new-tokens 2 --device cpu --dtype bfloat16"
     assert main(["ask", clip, "Why?", *options.split(), "--attn-implementation", "eager", "--json"]) == 0
-    assert calls["model"] == ((DEMO_CHECKPOINT,), {"dtype": "bfloat16", "attn_implementation": "eager"})
-    assert calls["pipeline"][1]["device"] == torch.device("cpu")
+    asked_for = {"dtype": "bfloat16", "attn_implementation": "eager", "device_map": {"": "cpu"}}
+    assert calls["model"] == ((DEMO_CHECKPOINT,), {**asked_for, "quantization_config": None})
     pipe, video, question = calls["call"][0]
-    assert (video, question, calls["call"][1]) == (clip, "Why?", {"num_frames": 3, "max_new_tokens": 2})
+    arguments = {"num_frames": 3, "max_new_tokens": 2, "return_full_text": False}
+    assert (video, question, calls["call"][1]) == (clip, "Why?", arguments)
     assert (pipe.model.dtype, pipe.model.config._attn_implementation) == (torch.bfloat16, "eager")
     assert json.loads(capsys.readouterr().out)["model"] == DEMO_CHECKPOINT
 
@@ -58,8 +58,12 @@ def test_every_option_arrives(clip, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["none.mp4", "What?"], "error: Could not read the video 'none.mp4': there is no such file."),
-        (["CLIP", "What?", "--num-frames", "0"], "error: The processor's num_frames is 0; it has to be a whole"),
-        (["CLIP", "What?", "--model", "no/such/folder"], "error: "),
+        (
+            ["CLIP", "What?", "--num-frames", "999999999"],
+            "error: The processor's num_frames is 999999999; it has to be",
+        ),
+        (["CLIP", "What?", "--model", "no/such/folder"], "error: There is no folder 'no/such/folder'. Give the folder"),
+        (["CLIP", "What?", "--model", __file__], f"error: {__file__!r} is a file, and a checkpoint is a folder"),
         (["CLIP", "What?", "--attn-implementation", "nonsense"], 'error: Specified `attn_implementation="nonsense"`'),
     ],
 )

@@ -1,0 +1,114 @@
+"""What a checkpoint's files do not show and its model card says all the same: `model_card.json` beside the weights.
+
+    {
+      "license": "apache-2.0",                         as the Hub abbreviates it; "other" comes with a "license_name"
+      "license_name": "my-license",                    and, if there is one, a "license_link"
+      "language": ["en"],                              of questions and answers
+      "base_model": ["owner/name"],                    Hub ids of what the weights were made from
+      "subject": "videos of moving coloured shapes",   what it answers questions about
+      "limits": ["It knows four shapes.", "..."],      what it cannot do, a sentence each
+      "origin": "It was trained from nothing on ...",  where the weights come from
+      "images": false                                  whether it was trained on pictures too
+    }
+
+Every key may be left out. An export takes the file along, so that exporting it again gives the same card.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from llava_next_video.modeling.checkpoint_settings import read_json
+from llava_next_video.modeling.error_texts import quoted
+
+
+FACTS_FILE = "model_card.json"
+MAX_CHARACTERS, MAX_ENTRIES = 500, 50  # of a text, and of a list
+# What means something in Markdown wherever it stands, and what does at the beginning of a line.
+MARKS = re.compile(r"[\\`*_{}\[\]<>#|!~$&]")
+MARKS_AT_THE_START = re.compile(r"^([-+=:]|\d+(?=[.)]))")
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What is said of a checkpoint, as above."""
+
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: tuple[str, ...] = ()
+    base_model: tuple[str, ...] = ()
+    subject: str = "videos"
+    limits: tuple[str, ...] = ()
+    origin: str | None = None
+    images: bool = True
+
+    @property
+    def said(self) -> dict:
+        """The facts that were said, as the file has them."""
+        defaults = asdict(CardFacts())
+        return {name: value for name, value in asdict(self).items() if value != defaults[name]}
+
+
+def facts_of(folder: str | Path) -> CardFacts:
+    """The facts in a checkpoint's folder; those of no file are said by nobody.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        ValueError: it says something else than these facts.
+    """
+    path = Path(folder) / FACTS_FILE
+    return with_facts(CardFacts(), read_json(path), str(path)) if path.is_file() else CardFacts()
+
+
+def with_facts(facts: CardFacts, said: dict, where: str) -> CardFacts:
+    """Facts, of which those are replaced that are said in `where`; `None` says nothing."""
+    kinds = {field.name: type(field.default) if field.default is not None else str for field in fields(CardFacts)}
+    if unknown := sorted(said.keys() - kinds.keys()):
+        raise ValueError(
+            f"{where} says {quoted(unknown[0])} of a checkpoint, which a model card has no place for; it has one for "
+            f"{', '.join(kinds)}."
+        )
+    checked = {name: checked_fact(name, value, kinds[name], where) for name, value in said.items() if value is not None}
+    return replace(facts, **checked)
+
+
+def checked_fact(name: str, value, kind: type, where: str):
+    """A fact of its kind: yes or no, a text, or texts (of which one may stand alone).
+
+    Raises:
+        ValueError: it is something else, or too long.
+    """
+    values = [value] if kind is tuple and isinstance(value, str) else value
+    if (kind is bool and isinstance(value, bool)) or (kind is str and is_text(value)):
+        return value
+    if kind is tuple and isinstance(values, list | tuple) and len(values) <= MAX_ENTRIES and all(map(is_text, values)):
+        return tuple(values)
+    expected = {
+        bool: "true or false",
+        str: f"a line of up to {MAX_CHARACTERS} characters",
+        tuple: f"up to {MAX_ENTRIES} lines of up to {MAX_CHARACTERS} characters",
+    }[kind]
+    raise ValueError(f"The model card cannot say {name}: {quoted(value)}, as in {where}; it has to be {expected}.")
+
+
+def is_text(value) -> bool:
+    return isinstance(value, str) and value.isprintable() and value.strip() != "" and len(value) <= MAX_CHARACTERS
+
+
+def write_facts(folder: Path, facts: CardFacts):
+    """Put the facts beside weights, if any were said."""
+    if facts.said:
+        text = json.dumps(facts.said, indent=2, ensure_ascii=False) + "\n"
+        (folder / FACTS_FILE).write_text(text, encoding="utf-8")
+
+
+def plain(text: str) -> str:
+    r"""A text that stays text in Markdown, whoever wrote it.
+
+    >>> print(plain("# <b>4</b> shapes"), plain("1. [x](y)"))
+    \# \<b\>4\</b\> shapes 1\. \[x\](y)
+    """
+    text = MARKS.sub(r"\\\g<0>", " ".join(text.split()))
+    return MARKS_AT_THE_START.sub(lambda mark: f"{mark[0]}\\" if mark[0].isdigit() else f"\\{mark[0]}", text)

@@ -1,0 +1,83 @@
+"""Signs of life on a terminal: nothing of it is seen in files and pipes."""
+
+import sys
+import time
+from threading import Event, Thread
+
+from huggingface_hub.utils import disable_progress_bars
+from tqdm import tqdm
+from transformers import TextStreamer
+from transformers.utils.logging import disable_progress_bar
+
+
+DELAY, REFRESH = 2.0, 0.5  # seconds
+
+
+def is_shown() -> bool:
+    """Whether somebody sees progress: standard error is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def silence_unless_shown():
+    """Turn off the bars of transformers and huggingface_hub where nobody sees them."""
+    if not is_shown():
+        disable_progress_bar()
+        disable_progress_bars()
+
+
+class Waiting:
+    """Says what is being done when that takes longer than `DELAY`, and for how long: `reading the video, 00:12`.
+
+    Use it as a context, and set `doing` when something else is done. `stop` ends it earlier.
+    """
+
+    def __init__(self, doing: str):
+        self.doing, self.started, self.stopped = doing, time.time(), Event()
+        self.thread = Thread(target=self.show, daemon=True)
+
+    def __enter__(self) -> "Waiting":
+        if is_shown():
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """Leave the line empty; whoever prints next starts at its beginning."""
+        self.stopped.set()
+        if self.thread.is_alive():
+            self.thread.join()
+
+    def show(self):
+        if self.stopped.wait(DELAY):
+            return
+        with tqdm(bar_format="{desc}, {elapsed}", leave=False, file=sys.stderr) as line:
+            line.start_t = self.started
+            while True:
+                line.set_description_str(self.doing)
+                if self.stopped.wait(REFRESH):
+                    return
+
+
+class AnswerStreamer(TextStreamer):
+    """Prints an answer while it is generated, or counts its tokens; and keeps whoever waits informed."""
+
+    def __init__(self, tokenizer, waiting: Waiting, prints: bool):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.waiting, self.prints, self.num_tokens = waiting, prints, 0
+
+    def put(self, value):
+        """Called with the prompt when the model begins with it, and then with each token."""
+        if self.next_tokens_are_prompt:
+            self.waiting.doing = "reading the prompt"
+        elif self.prints:
+            self.waiting.stop()
+        else:
+            self.num_tokens += 1
+            self.waiting.doing = f"answering, {self.num_tokens} tokens"
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False):
+        if self.prints:
+            super().on_finalized_text(text, stream_end)
