@@ -38,7 +38,16 @@ def chat(args: argparse.Namespace):
     """Talk about a video: a question a line, answered in the light of the ones before. The video is encoded once."""
     videos = opened_videos(args.video)
     pipe = load_pipeline(args, TYPED_LIMITS, videos[0])
-    converse(VideoChat(pipe, videos if len(videos) > 1 else videos[0], **call_arguments(args)))
+    converse(ShownChat(pipe, videos if len(videos) > 1 else videos[0], **call_arguments(args)))
+
+
+class ShownChat(VideoChat):
+    """A chat that says on a terminal what it is doing, until the answer comes."""
+
+    def ask(self, question: str, **kwargs) -> str:
+        with Waiting("reading the question" if self.messages else "reading the video") as waiting:
+            streamer = AnswerStreamer(self.pipe.tokenizer, waiting, prints=True)
+            return super().ask(question, **{**kwargs, "streamer": streamer})
 
 
 def streamer_arguments(pipe: VideoTextToTextPipeline, waiting: Waiting, prints: bool) -> dict:

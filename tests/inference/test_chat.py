@@ -75,7 +75,7 @@ def test_options_reach_the_pipeline(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(VideoChat, "ask", lambda self, question, **kwargs: seen.append((self.kwargs, question)))
     type_in(monkeypatch, "What?\n")
     sheet = tmp_path / "sheet.png"
-    options = ["--num-frames", "3", "--max-new-tokens", "5", "--frames", str(sheet)]
+    options = ["--num-frames", "3", "--max-new-tokens", "5", "--save-frames", str(sheet)]
     assert main(["chat", CLIP, "--device", "cpu", *options]) == 0
     assert seen == [({"num_frames": 3, "max_new_tokens": 5}, "What?")]
     assert sheet.is_file()

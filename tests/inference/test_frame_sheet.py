@@ -331,7 +331,7 @@ def test_error_when_the_sheet_cannot_be_saved(tmp_path, demo, name, reason):
 
 def test_ask_saves_the_sheet_of_the_frames_it_used(clip, demo, tmp_path, capsys):
     path = tmp_path / "sheet.png"
-    assert main(["ask", clip, "What?", "--num-frames", "3", "--frames", str(path), "--device", "cpu"]) == 0
+    assert main(["ask", clip, "What?", "--num-frames", "3", "--save-frames", str(path), "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     assert captured.out.strip()
     assert f"the frames are in {path}\n" in captured.err
@@ -344,7 +344,7 @@ def test_the_sheet_is_there_when_the_model_cannot_be_loaded(clip, tmp_path, monk
         raise OSError("too large")
 
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", fail)
-    assert main(["ask", clip, "What?", "--frames", str(tmp_path / "sheet.png")]) == 1
+    assert main(["ask", clip, "What?", "--save-frames", str(tmp_path / "sheet.png")]) == 1
     assert "error: too large" in capsys.readouterr().err
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 0
@@ -352,7 +352,7 @@ def test_the_sheet_is_there_when_the_model_cannot_be_loaded(clip, tmp_path, monk
 
 def test_a_wrong_name_for_the_sheet_is_told_before_the_model_is_loaded(clip, monkeypatch, capsys):
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *args, **kwargs: pytest.fail("loaded"))
-    assert main(["ask", clip, "What?", "--frames", "sheet.mp4"]) == 1
+    assert main(["ask", clip, "What?", "--save-frames", "sheet.mp4"]) == 1
     captured = capsys.readouterr()
     assert "error: Could not save the sheet of frames as 'sheet.mp4': unknown file extension: .mp4. " in captured.err
     assert "Traceback" not in captured.err

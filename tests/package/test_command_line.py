@@ -1,14 +1,23 @@
+import io
 import json
+import resource
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, pipeline
 
-from llava_next_video import DEMO_CHECKPOINT, VideoTextToTextPipeline
+from llava_next_video import DEMO_CHECKPOINT, VideoTextToTextPipeline, model_for_answers
 from llava_next_video.__main__ import main
+from llava_next_video.commands import COMMANDS, parse_arguments
+from llava_next_video.named_videos import opened_video
 from tests.tiny import write_video
+
+
+SAMPLE = str(Path(__file__).parents[2] / "demo_model" / "samples" / "red_circle_moves_left.mp4")
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +115,152 @@ def test_python_m_runs_it(clip):
     assert result.stdout.strip()
 
 
-def test_help_and_usage_errors_come_at_once():
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        *(([command, "--help"], 0) for command in COMMANDS),
+        ([], 2),
+        (["ask"], 2),
+        (["ask", "clip.mp4", "What?", "--device", "nonsense"], 2),
+        (["ask", "none.mp4", "What?"], 1),
+        (["chat", "clip.mp4", "--model", "./nosuchdir"], 1),
+        (["ask", "--questions", "none.jsonl"], 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_help_and_mistakes_come_at_once(arguments, status):
     """Half a second of processor time is spent long before torch is imported."""
-    for arguments, status in ((["--help"], 0), (["ask", "--help"], 0), (["convert", "--help"], 0), (["ask"], 2)):
-        code = f"""
-import sys
-from llava_next_video.__main__ import main
-try:
-    main({arguments})
-except SystemExit as stopped:
-    assert stopped.code == {status}, stopped.code
-assert not {{"torch", "transformers", "av", "PIL", "numpy"}} & set(sys.modules)
-"""
-        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.run([sys.executable, "-m", "llava_next_video", *arguments], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert process.returncode == status
+    assert "Traceback" not in process.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_version_names_what_it_runs_on(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    expected = [f"{name} {version(name)}" for name in ("llava-next-video", "transformers", "torch", "av")]
+    assert capsys.readouterr().out == f"{', '.join(expected)}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "clip.mp4"], "a video and a question are needed, as in"),
+        (["ask", "clip.mp4", "What?", "--num-frames", "0"], "argument --num-frames: '0' is not a whole number from 1"),
+        (["ask", "clip.mp4", "What?", "--max-new-tokens", "many"], "argument --max-new-tokens: 'many' is not a whole"),
+        (["ask", "clip.mp4", "What?", "--device", "cpu", "--device-map", "auto"], "not allowed with argument --device"),
+        (
+            ["ask", "a.mp4", "b.mp4", "What?", "--save-frames", "x.png"],
+            "shows the frames of one video, and 2 are given",
+        ),
+        (["ask", "-", "-", "What?"], "standard input holds one video"),
+        (["ask", "a.mp4", "What?", "--questions", "q.jsonl"], "--questions brings videos and questions along"),
+        (["ask", "--questions", "q.jsonl", "--save-frames", "x.png"], "shows the frames of one video, and --questions"),
+        (["ask", "a.mp4", "What?", "--answers", "a.jsonl"], "--answers belongs to --questions"),
+        (["ask", "a.mp4", "What?", "--batch-size", "2"], "--batch-size belongs to --questions"),
+        (["ask", "a.mp4", "What?", "--allow-private-addresses"], "--allow-private-addresses belongs to --questions"),
+        (["chat", "-"], "chat reads questions from standard input, which cannot hold the video too"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_demonstration_model_says_what_it_is_where_nobody_named_it(clip, capsys):
+    assert main(["ask", clip, "What is moving?", "--device", "cpu", "--json", "--max-new-tokens", "2"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "llava-next-video: no --model was named: the demonstration model answers, which knows only moving coloured "
+        "shapes\n"
+    )
+    assert json.loads(captured.out)["demo"] is True
+
+
+def test_named_model_answers_without_a_word_where_output_is_no_terminal(clip, capsys):
+    command = ["ask", clip, "What is moving?", "--model", DEMO_CHECKPOINT, "--json", "--max-new-tokens", "2"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "demo" not in json.loads(captured.out)
+
+
+def test_several_videos_are_asked_about_together(clip, capsys):
+    assert main(["ask", clip, SAMPLE, "What is moving?", "--json", "--max-new-tokens", "2"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    pipe = pipeline("video-text-to-text", model=DEMO_CHECKPOINT)
+    [answer] = pipe([clip, SAMPLE], "What is moving?", max_new_tokens=2)
+    assert (record["video"], record["answer"]) == ([clip, SAMPLE], answer["generated_text"])
+
+
+class Piped(io.BytesIO):
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *_):
+        raise OSError("a pipe")
+
+
+@pytest.mark.parametrize("kind", [Piped, io.BytesIO])
+def test_video_comes_through_standard_input(kind, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(kind(Path(SAMPLE).read_bytes())))
+    assert main(["ask", "-", "Which way does the circle move?", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["video"], record["answer"]) == ("-", "The circle moves left.")
+
+
+def test_standard_input_that_is_no_video_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Piped(b"a text")))
+    assert main(["ask", "-", "What?"]) == 1
+    assert "error: Could not read the video on standard input: Invalid data found" in capsys.readouterr().err
+
+
+def test_error_when_standard_input_is_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    with pytest.raises(
+        ValueError, match=r"- stands for a video on standard input, which is a terminal\. Send one there"
+    ):
+        opened_video("-")
+
+
+def test_what_is_no_video_is_told_before_the_model_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *args, **kwargs: pytest.fail("loaded"))
+    for command in (["ask", __file__, "What?"], ["chat", __file__]):
+        assert main(command) == 1
+        assert f"error: Could not read the video {__file__!r}: " in capsys.readouterr().err
+
+
+def test_earlier_name_of_save_frames_still_works():
+    assert parse_arguments(["ask", "clip.mp4", "What?", "--frames", "sheet.png"]).save_frames == "sheet.png"
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_language_model_alone_is_quantized(bits, clip, monkeypatch, capsys):
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    models = []
+    call = VideoTextToTextPipeline.__call__
+    monkeypatch.setattr(
+        VideoTextToTextPipeline,
+        "__call__",
+        lambda self, *args, **kw: models.append(self.model) or call(self, *args, **kw),
+    )
+    assert main(["ask", SAMPLE, "Which way does the circle move?", "--quantize", bits]) == 0
+    assert capsys.readouterr().out == "The circle moves left.\n"
+    kind = {"4bit": bitsandbytes.nn.Linear4bit, "8bit": bitsandbytes.nn.Linear8bitLt}[bits]
+    rounded = {name for name, module in models[0].named_modules() if isinstance(module, kind)}
+    of_the_layers = {name for name, module in models[0].named_modules() if isinstance(module, torch.nn.Linear)}
+    assert rounded == {name for name in of_the_layers if ".language_model.layers." in name} != set()
+
+
+def test_error_when_bitsandbytes_is_not_installed(clip, monkeypatch, capsys):
+    monkeypatch.setattr(model_for_answers, "find_spec", lambda name: None)
+    assert main(["ask", clip, "What?", "--quantize", "4bit"]) == 1
+    assert "error: --quantize needs bitsandbytes, which is not installed: pip install" in capsys.readouterr().err
