@@ -22,6 +22,7 @@ from llava_next_video.registration import DEMO_CHECKPOINT
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+SAMPLING = ("uniform", "uniform_repeated", "fps_capped", "legacy")
 STANDARD_INPUT = "-"
 
 
@@ -200,13 +201,17 @@ def add_convert_arguments(parser: argparse.ArgumentParser):
         "recipe", "how the checkpoint is used; default: what is known of SRC's name, its config.json, the usual"
     )
     recipe.add_argument("--recipe", choices=RELEASED, help="a released checkpoint whose recipe is meant")
-    recipe.add_argument("--chat-template", choices=sorted({*STOP_STRINGS, *SAME_TEMPLATE}))
-    recipe.add_argument("--spatial-pool-mode", choices=["average", "max", "bilinear", "conv"])
-    recipe.add_argument("--spatial-pool-stride", type=parse_count)
-    recipe.add_argument("--spatial-pool-position", choices=["before_projector", "after_projector"])
-    recipe.add_argument("--video-newline-position", choices=["no_token", "one_token", "frame", "grid"])
-    recipe.add_argument("--num-frames", type=parse_count)
-    recipe.add_argument("--frame-sampling", choices=["uniform", "uniform_repeated", "fps_capped", "legacy"])
+    templates = sorted({*STOP_STRINGS, *SAME_TEMPLATE})
+    recipe.add_argument("--chat-template", choices=templates, help="how prompts are written")
+    modes = ["average", "max", "bilinear", "conv"]
+    recipe.add_argument("--spatial-pool-mode", choices=modes, help="how the tokens of a frame become fewer")
+    recipe.add_argument("--spatial-pool-stride", type=parse_count, help="by how much, on each side")
+    positions = ["before_projector", "after_projector"]
+    recipe.add_argument("--spatial-pool-position", choices=positions, help="where that is done")
+    newlines = ["no_token", "one_token", "frame", "grid"]
+    recipe.add_argument("--video-newline-position", choices=newlines, help="where learned newlines stand in videos")
+    recipe.add_argument("--num-frames", type=parse_count, help="frames to look at in each video")
+    recipe.add_argument("--frame-sampling", choices=SAMPLING, help="rule by which frames are chosen")
     recipe.add_argument(
         "--time-instruction",
         action=argparse.BooleanOptionalAction,
@@ -245,7 +250,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser):
         "moving coloured shapes, as 'demo')",
     )
     parser.add_argument("--host", default="localhost", help="address to listen at (default: localhost, this machine)")
-    parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen at (default: 8000)")
     parser.add_argument(
         "--num-frames", type=parse_count, help="frames to look at in each video (default: the checkpoint's)"
     )
@@ -316,7 +321,11 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser):
     )
     parser.add_argument("--num-frames", type=parse_count, help="frames to look at (default: the checkpoint's)")
     parser.add_argument("--fps", type=float, help="frames for each second of video, instead")
-    parser.add_argument("--frame-sampling", choices=["uniform", "uniform_repeated", "fps_capped", "legacy"])
+    parser.add_argument(
+        "--frame-sampling",
+        choices=SAMPLING,
+        help="rule by which frames are chosen (default: the table's, or the checkpoint's)",
+    )
     place = add_loading_arguments(parser)
     place.add_argument("--device-map", help="auto: spread the model over several devices")
     parser.add_argument(

@@ -188,7 +188,7 @@ def open_answers(path: Path, questions: str) -> Iterator[BinaryIO]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(
-                    f"Another run is writing to {str(path)!r} at this moment; wait until it ends."
+                    f"Another run has the answers {str(path)!r} open; wait until it ends, or name another file."
                 ) from None
         yield file
 

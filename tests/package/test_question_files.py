@@ -144,7 +144,10 @@ def question_files_arguments(answers: Path, questions: Path, *options: str):
 
 def test_error_when_another_run_writes_the_same_answers(questions, tmp_path):
     answers = tmp_path / "answers.jsonl"
-    with open_answers(answers, "-"), pytest.raises(ValueError, match=r"Another run is writing to '.*answers\.jsonl'"):
+    with (
+        open_answers(answers, "-"),
+        pytest.raises(ValueError, match=r"Another run has the answers '.*answers\.jsonl' open"),
+    ):
         continued(answers, questions)
 
 
