@@ -326,8 +326,8 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser):
         choices=SAMPLING,
         help="rule by which frames are chosen (default: the table's, or the checkpoint's)",
     )
-    place = add_loading_arguments(parser)
-    place.add_argument("--device-map", help="auto: spread the model over several devices")
+    add_loading_arguments(parser)
+    parser.add_argument("--device-map", help="auto: spread the model over several devices")
     parser.add_argument(
         "--on-error",
         choices=["raise", "empty"],

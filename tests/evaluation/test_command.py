@@ -151,7 +151,7 @@ def test_arguments_of_the_model():
     options = "--attn-implementation eager --on-error empty --output some/folder"
     assert command.model_arguments(parsed(*words.split(), *options.split())) == {
         "batch_size": 4,
-        "device": torch.device("cpu"),
+        "device": "cpu",
         "device_map": "auto",
         "dtype": "bfloat16",
         "attn_implementation": "eager",
