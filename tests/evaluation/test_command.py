@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-import torch
 
 from llava_next_video.__main__ import main, parse_arguments
 from llava_next_video.evaluation import command, data_check
