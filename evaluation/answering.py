@@ -1,36 +1,31 @@
-"""Answers many questions about few media, as fast as one pipeline can, and loses none.
+"""Asks many questions about few media, and loses no answer.
 
-Questions about the same media come one after another, so that each video is read and encoded once; while a batch is
-answered, a thread reads the videos of the next. Answers go into a journal. They are those of a plain pipeline that is
-asked the same questions in the same batches.
+Questions about the same media come one after another; while a batch is answered, a thread prepares the videos of the
+next. Answers go into a journal.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 
-from llava_next_video.evaluation.generation_arguments import up_to_stop_string
 from llava_next_video.evaluation.journal import Journal
-from llava_next_video.evaluation.option_losses import option_losses
 from llava_next_video.evaluation.questions import Question, as_chat, batches, ordered_by_media
-from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTextPipeline
 
 
 NO_LOSS = [float("inf"), False]  # of an option about media that cannot be read
 OPTIONS_AT_ONCE = 16
-CANNOT_BE_USED = (ValueError, TypeError, OSError)  # what the pipeline raises at media and prompts
+CANNOT_BE_USED = (ValueError, TypeError, OSError)  # what media and prompts raise
 
 
-class Answerer:
-    """Answers questions with a pipeline.
+class Answerer(ABC):
+    """Answers questions; who does, the classes below say.
 
     Args:
-        pipe: made by `pipeline("video-text-to-text", ...)`; its memory is made large enough for two batches.
-        processor_kwargs: of every call: `num_frames`, `fps`, `frame_sampling`.
         batch_size: how many questions are answered at once.
         journal: where answers are kept, and found.
         on_error: what happens at media that are missing or damaged: "raise", or "empty", an empty answer.
-        progress: called with the number of questions that were answered just now.
+        progress: called with the number of questions that were answered just now, and once, before anything is asked,
+            with the number of those that the journal has, and `in_journal=True`.
 
     Attributes:
         failures (`dict[str, Exception]`): with "empty", the names of the questions that got no answer, and why.
@@ -41,18 +36,16 @@ class Answerer:
 
     def __init__(
         self,
-        pipe: VideoTextToTextPipeline,
-        processor_kwargs: dict,
         batch_size: int | str,
         journal: Journal,
         on_error: str = "raise",
-        progress: Callable[[int], object] = lambda answered: None,
+        progress: Callable[..., object] = lambda answered, in_journal=False: None,
     ):
         if on_error not in ("raise", "empty"):
             raise ValueError(f"The evaluation got on_error={on_error!r}; it is 'raise' or 'empty'.")
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ValueError(f"The evaluation got batch_size={batch_size!r}; it is a whole number from 1.")
-        self.pipe, self.processor_kwargs, self.batch_size = pipe, processor_kwargs, int(batch_size)
+        self.batch_size = int(batch_size)
         self.journal, self.on_error, self.progress = journal, on_error, progress
         self.failures: dict[str, Exception] = {}
 
@@ -80,10 +73,9 @@ class Answerer:
         for question in to_ask.values():
             if question.error is not None and self.on_error == "raise":  # now, and not after hours of other questions
                 self.kept(question, question.error, empty)
-        self.progress(len(questions) - len(to_ask))
+        self.progress(len(questions) - len(to_ask), in_journal=True)
         in_batches = list(batches(ordered_by_media(to_ask.values()), size))
-        most = max((len(videos_of(batch)) for batch in in_batches), default=0)
-        self.pipe.memory.max_videos = max(self.pipe.memory.max_videos, 2 * most)  # of this batch, and of a later one
+        self.make_room(max((len(videos_of(batch)) for batch in in_batches), default=0))
         asked: dict[int, object] = {}  # by the question's identity
         with ThreadPoolExecutor(1) as reader:
             being_read: dict[str, Future] = {}
@@ -115,31 +107,22 @@ class Answerer:
         self.failures[question.name] = result
         return empty
 
+    @abstractmethod
+    def make_room(self, most_videos: int):
+        """Called before anything is asked, with the number of videos of the batch that has most."""
+
+    @abstractmethod
     def read(self, video: str):
-        """Read a video into the pipeline's memory. One that cannot be read is an error when it is asked about."""
-        with suppress(*CANNOT_BE_USED):
-            self.pipe.find_or_read(video, self.processor_kwargs)
+        """Prepare a video while other questions are answered. One that cannot be read is an error when it is asked
+        about."""
 
+    @abstractmethod
     def answer_batch(self, batch: list[Question]) -> list[str | Exception]:
-        chats = [chat_or_error(question) for question in batch]
-        to_ask = [chat for chat in chats if not isinstance(chat, Exception)]
-        arguments = {**batch[0].arguments, "on_error": "return", "return_full_text": False}
-        records = iter(
-            self.pipe(to_ask, batch_size=len(to_ask), processor_kwargs=self.processor_kwargs, **arguments)
-            if to_ask
-            else []
-        )
-        return [chat if isinstance(chat, Exception) else answer_of(*next(records), arguments) for chat in chats]
+        """The answers to questions that fit together; an exception for one that cannot be asked."""
 
+    @abstractmethod
     def losses_of_batch(self, batch: list[Question]) -> list[list | Exception]:
-        chat = chat_or_error(batch[0])
-        if not isinstance(chat, Exception):
-            try:
-                options = [question.option for question in batch]
-                return [list(result) for result in option_losses(self.pipe, chat, options, self.processor_kwargs)]
-            except CANNOT_BE_USED as error:
-                chat = error
-        return [chat] * len(batch)
+        """Of each option of one question, the mean loss of its tokens, and whether each of them is the likeliest."""
 
 
 def videos_of(batch: list[Question]) -> list[str]:
@@ -160,13 +143,6 @@ def chat_or_error(question: Question) -> list[dict] | Exception:
         return as_chat(question) if question.error is None else question.error
     except CANNOT_BE_USED as error:
         return error
-
-
-def answer_of(record: dict, arguments: dict) -> str | Exception:
-    """The answer in a record of the pipeline, which ends before the first stop string."""
-    if "error" in record:
-        return record["error"]
-    return up_to_stop_string(record["generated_text"], arguments.get("stop_strings", [])).strip()
 
 
 def described_failures(failures: dict[str, Exception], most: int = 20) -> str:

@@ -3,27 +3,35 @@
 `lmms-eval eval --model llava_next_video --model_args pretrained=FOLDER --tasks ...`
 """
 
+from functools import partial
+
+import torch
 from lmms_eval.api.instance import GenerationResult  # pyright: ignore[reportMissingImports]
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from loguru import logger  # pyright: ignore[reportMissingImports]
 from tqdm import tqdm
 
-from llava_next_video.evaluation.answering import NO_LOSS, Answerer, described_failures
+from llava_next_video.evaluation.answering import NO_LOSS, described_failures
 from llava_next_video.evaluation.journal import Journal
 from llava_next_video.evaluation.lmms_eval_requests import questions_of, refuse_rounds
-from llava_next_video.evaluation.loading import load_pipeline, rank_and_world_size, recipe_of
+from llava_next_video.evaluation.loading import load_pipeline, rank_and_world_size, recipe_of, refuse_with_server
+from llava_next_video.evaluation.pipeline_answering import PipelineAnswerer
+from llava_next_video.evaluation.server_answering import Server, ServerAnswerer
 
 
 class LlavaNextVideoForLmmsEval(lmms):
     """A checkpoint as lmms-eval asks it.
 
     Args:
-        pretrained: folder or Hub id of a checkpoint, which is used by its own recipe.
+        pretrained: folder or Hub id of a checkpoint, which is used by its own recipe; with `server` what it is called
+            there.
         batch_size: questions that are answered at once.
         device, device_map, dtype, attn_implementation: as for `load_pipeline`.
         num_frames, fps, frame_sampling: which frames are read, in place of the checkpoint's rule.
         journal: folder in which answers are kept; a run that was stopped goes on with them.
         on_error: what happens at media that are missing or damaged: "raise", or "empty", an empty answer.
+        server: address of a server that has the checkpoint, as in "http://localhost:8000/v1"; nothing is loaded here.
+        send_videos: send it what is in videos, in place of their paths.
     """
 
     is_simple = True
@@ -41,18 +49,30 @@ class LlavaNextVideoForLmmsEval(lmms):
         frame_sampling: str | None = None,
         journal: str | None = None,
         on_error: str = "raise",
+        server: str | None = None,
+        send_videos: bool = False,
     ):
         super().__init__()
         self._rank, self._world_size = rank_and_world_size()
-        pipe = load_pipeline(pretrained, device, device_map, dtype, attn_implementation)
         frames = {"num_frames": num_frames, "fps": fps, "frame_sampling": frame_sampling}
         frames = {name: value for name, value in frames.items() if value is not None}
-        self.recipe = recipe_of(pipe, pretrained, frames)
-        self.answerer = Answerer(pipe, frames, batch_size, Journal(journal, self.recipe, self._rank), on_error)
+        if server is None:
+            pipe = load_pipeline(pretrained, device, device_map, dtype, attn_implementation)
+            self.recipe, self.device_of_results = recipe_of(pipe, pretrained, frames), pipe.device
+            answerer = partial(PipelineAnswerer, pipe, frames)
+        else:
+            refuse_with_server(
+                device=device, device_map=device_map, dtype=dtype, attn_implementation=attn_implementation
+            )
+            asked = Server(server, pretrained, frames, send_videos)
+            self.recipe, self.device_of_results = asked.recipe(), torch.device("cpu")
+            answerer = partial(ServerAnswerer, asked)
+        kept = Journal(journal, self.recipe, self._rank)
+        self.answerer = answerer(batch_size=batch_size, journal=kept, on_error=on_error)
 
     @property
     def device(self):
-        return self.answerer.pipe.device
+        return self.device_of_results
 
     def generate_until(self, requests: list) -> list[str]:
         """The answers to requests, in their order."""
@@ -72,8 +92,15 @@ class LlavaNextVideoForLmmsEval(lmms):
         questions = questions_of(requests, self.task_dict)
         asked = [question for question in questions if question is not None]
         with tqdm(total=len(asked), desc="Questions", disable=self.rank != 0) as bar:
-            self.answerer.progress = bar.update
+            self.answerer.progress = partial(advance, bar)
             results = iter(answer(asked))
         if self.answerer.failures:
             logger.warning(described_failures(self.answerer.failures))
         return [empty if question is None else next(results) for question in questions]
+
+
+def advance(bar: tqdm, questions: int, in_journal: bool = False):
+    """Show questions as answered; those of the journal took no time, and say nothing of the time left."""
+    if in_journal:
+        bar.initial = questions
+    bar.update(questions)

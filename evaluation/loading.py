@@ -50,6 +50,15 @@ def load_pipeline(
     return pipeline("video-text-to-text", model=model, processor=processor, **placed)
 
 
+def refuse_with_server(**arguments):
+    """Raise a ValueError for arguments of loading, which is the server's affair."""
+    if given := {name: str(value) for name, value in arguments.items() if value not in (None, "auto")}:
+        raise ValueError(
+            f"The evaluation got {given} and a server, which has loaded the checkpoint already. Start the server with "
+            "them instead."
+        )
+
+
 def rank_and_world_size() -> tuple[int, int]:
     """Number of this process, and of all that torchrun or accelerate started."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

@@ -92,7 +92,13 @@ def as_markdown(scores: list[Score], recipe: dict, notes: list[str]) -> str:
         lines.append(f"| {' | '.join(map(str, cells))} |")
     versions = ", ".join(f"{name} {version}" for name, version in recipe["versions"].items())
     frames = ", ".join(f"{name} {value}" for name, value in recipe["frames"].items() if value is not None)
-    lines += ["", f"{recipe['checkpoint']}, {recipe['dtype']}, {recipe['attn_implementation']}; {frames}; {versions}."]
+    if "server" in recipe:
+        how = f"asked of the server {recipe['server']} ({recipe['owner']})"
+    else:
+        how = f"{recipe['dtype']}, {recipe['attn_implementation']}"
+    facts = [f"{recipe['checkpoint']}, {how}", frames or "frames as the server chooses them", versions]
+    lines += ["", f"{'; '.join(facts)}.", "", "Hashes of the prompts (SHA-256):", ""]
+    lines += [f"- {score.task}: {score.prompts_sha256}" for score in scores]
     return "\n".join([*lines, *(f"\n{note}" for note in notes), ""])
 
 

@@ -335,6 +335,12 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser):
         help="at a video that cannot be read: stop (default), or count an empty answer",
     )
     parser.add_argument("--limit", type=parse_count, help="ask only so many questions of each task, to try it")
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="ask a server (serve, vLLM), as in http://localhost:8000/v1, which calls one of its models CHECKPOINT",
+    )
+    parser.add_argument("--send-videos", action="store_true", help="send it videos, in place of their paths")
     parser.add_argument("--fetch", action="store_true", help="fetch what is not on this machine from the Hub")
 
 

@@ -12,12 +12,15 @@ from transformers import pipeline
 
 from demo_model.clips import Clip, write_mp4
 from llava_next_video import DEMO_CHECKPOINT, VideoTextToTextPipeline
-from llava_next_video.evaluation.answering import Answerer, described_failures
+from llava_next_video.evaluation import july2024_prompts as july2024
+from llava_next_video.evaluation.answering import described_failures
 from llava_next_video.evaluation.journal import Journal
 from llava_next_video.evaluation.lmms_eval_requests import questions_of, refuse_rounds
 from llava_next_video.evaluation.loading import load_pipeline, rank_and_world_size, recipe_of
 from llava_next_video.evaluation.option_losses import option_losses
+from llava_next_video.evaluation.pipeline_answering import PipelineAnswerer
 from llava_next_video.evaluation.questions import Question, as_chat, media_id
+from tests.evaluation.miniature import SEEDS, UNUSUAL, clips_of, tables
 
 
 TEXTS = ("Which way does it move?", "What shape is moving?", "What colour is it?")
@@ -47,9 +50,9 @@ def questions(clips):
     ]
 
 
-def answerer(pipe, folder=None, batch_size=1, recipe=None, **kwargs) -> Answerer:
+def answerer(pipe, folder=None, batch_size=1, processor_kwargs=None, **kwargs) -> PipelineAnswerer:
     pipe.forget()
-    return Answerer(pipe, {}, batch_size, Journal(folder, recipe or {}), **kwargs)
+    return PipelineAnswerer(pipe, processor_kwargs or {}, batch_size=batch_size, journal=Journal(folder, {}), **kwargs)
 
 
 def plain_answers(pipe, questions, batch_size=1) -> list[str]:
@@ -143,11 +146,11 @@ def test_equal_questions_are_asked_once_unless_they_sample(pipe, clips):
     assert padding is None
     one, another, _ = requests({"temperature": 1.0})
     assert one.key() != another.key()
-    asked = []
+    shown = []
     asker = answerer(pipe)
-    asker.progress = asked.append
+    asker.progress = lambda answered, in_journal=False: shown.append((answered, in_journal))
     asker.answers([one, one, another])
-    assert asked == [1, 1, 1]
+    assert shown == [(1, True), (1, False), (1, False)]
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
@@ -237,6 +240,20 @@ def test_an_answer_ends_before_the_first_stop_string(pipe, clips):
     assert answerer(pipe).answers([question]) == [whole.split(" moves")[0]]
 
 
+def test_prompts_reach_the_model_byte_for_byte(pipe):
+    """For every row of the miniature, unusual characters included."""
+    rows = {name: of_split for (name, _, _), of_split in tables(clips_of(SEEDS)).items()}
+    texts = [july2024.nextqa(row) for row in rows["NExTQA"]]
+    texts += [july2024.videomme(row) for row in rows["Video-MME"]]
+    texts += [july2024.egoschema(row) for row in rows["egoschema"]]
+    texts += [july2024.perceptiontest(row) for row in rows["PerceptionTest_Val"]]
+    texts += [*UNUSUAL, " \n x \r\n"]
+    for text in texts:
+        chat = as_chat(Question("task", 0, text, lambda: ["a.mp4"]))
+        written = pipe.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        assert f"<|im_start|>user\n<video>\n{text}<|im_end|>\n<|im_start|>assistant\n" in written
+
+
 def test_losses_are_those_of_a_plain_forward(pipe, clips):
     options = ["The circle moves left.", " A", "It is a star, which is green."]
     chat = as_chat(Question("task", 0, TEXTS[0], lambda: [clips[0]]))
@@ -275,8 +292,7 @@ def test_an_option_without_tokens_is_an_error(pipe, clips):
 
 
 def test_frames_of_the_call_are_used(pipe, questions):
-    asker = Answerer(pipe, {"num_frames": 2}, 1, Journal(None, {}))
-    pipe.forget()
+    asker = answerer(pipe, processor_kwargs={"num_frames": 2})
     asker.answers(questions[:1])
     [video] = pipe.memory.videos.values()
     assert video.processed.pixel_values.shape[0] == 2
