@@ -7,6 +7,7 @@ The library reads that when it is imported, so what uses it is imported here whe
 import argparse
 import os
 import sys
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,10 +29,20 @@ def run(args: argparse.Namespace):
     """Evaluate a checkpoint, print the table, and write it into the output folder."""
     columns = chosen_columns(args.table, args.tasks)
     check_lmms_eval()
-    if not args.fetch:
-        from llava_next_video.evaluation.data_check import check_data
+    from llava_next_video.evaluation.data_check import check_data, check_fetching
 
-        check_data(dict.fromkeys(column.data for column in columns))
+    data_sets = dict.fromkeys(column.data for column in columns)
+    if args.fetch:
+        to_fetch = check_fetching(data_sets)
+        if to_fetch and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "--fetch was given to several processes. One fetches, and the others would give up waiting for it. Run "
+                "the command once without torchrun, with --limit 1."
+            )
+        for line in to_fetch:
+            print(f"llava-next-video: {line}", file=sys.stderr)
+    else:
+        check_data(data_sets)
         os.environ["HF_HUB_OFFLINE"] = "1"  # the Hub was asked for sizes, if at all
     results, recipe, failures = evaluated(args, [column.task for column in columns])
     if results is not None:  # in the first of several processes
@@ -71,36 +82,52 @@ def evaluated(args: argparse.Namespace, tasks: list[str]) -> tuple[dict | None, 
     import accelerate
     import torch
     from lmms_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
-    from lmms_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    from lmms_eval.tasks import TaskManager, get_task_dict  # pyright: ignore[reportMissingImports]
 
     from llava_next_video.evaluation.lmms_eval_model import LlavaNextVideoForLmmsEval
 
     in_parallel = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if in_parallel:
         accelerate.PartialState()  # makes the group of processes, as the accelerator wants it
-    model = LlavaNextVideoForLmmsEval(args.checkpoint, **model_arguments(args))
     manager = TaskManager(
         "WARNING",
         include_path=str(TASKS_FOLDER),
         include_defaults=args.table != "july2024",
         model_name="llava_next_video",
     )
-    results = simple_evaluate(
-        model=model,
-        tasks=tasks,
-        task_manager=manager,
-        limit=args.limit,
-        bootstrap_iters=0,
-        # What tasks and evaluator ask for of the command line of lmms-eval.
-        cli_args=argparse.Namespace(output_path=str(args.output), process_with_media=False, reasoning_tags=None),
-        distributed_executor_backend="torchrun",
-    )
+    if args.fetch:  # while no model takes memory
+        with errors_of_data():
+            get_task_dict(tasks, manager)
+    model = LlavaNextVideoForLmmsEval(args.checkpoint, **model_arguments(args))
+    with errors_of_data():
+        results = simple_evaluate(
+            model=model,
+            tasks=tasks,
+            task_manager=manager,
+            limit=args.limit,
+            bootstrap_iters=0,
+            # What tasks and evaluator ask for of the command line of lmms-eval.
+            cli_args=argparse.Namespace(output_path=str(args.output), process_with_media=False, reasoning_tags=None),
+            distributed_executor_backend="torchrun",
+        )
     failures = {name: str(error) for name, error in model.answerer.failures.items()}
     if in_parallel:
         of_all: list = [None] * model.world_size
         torch.distributed.all_gather_object(of_all, failures)
         failures = {name: reason for of_rank in of_all for name, reason in of_rank.items()}
     return results, model.recipe, failures
+
+
+@contextmanager
+def errors_of_data():
+    """Say in one error why lmms-eval could not load data, which it tries several times."""
+    from tenacity import RetryError  # which lmms-eval needs
+
+    try:
+        yield
+    except RetryError as error:
+        reason = error.last_attempt.exception()
+        raise OSError(f"lmms-eval could not load the data of a task: {type(reason).__name__}: {reason}") from error
 
 
 def model_arguments(args: argparse.Namespace) -> dict:
@@ -117,6 +144,8 @@ def model_arguments(args: argparse.Namespace) -> dict:
         "frame_sampling": "uniform_repeated" if july else args.frame_sampling,
         "journal": str(args.output / "answers"),
         "on_error": args.on_error,
+        "server": args.server,
+        "send_videos": args.send_videos,
     }
 
 

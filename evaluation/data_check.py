@@ -16,27 +16,70 @@ def check_data(data_sets: Iterable[DataSet]):
     Raises:
         FileNotFoundError: some are not; says which to fetch, and how.
     """
-    missing = {data for data in data_sets if not is_here(data)}
+    missing = missing_of(data_sets)
     if not missing:
         return
-    lines = [f"  {data.repository}: {size_of(data)}" for data in sorted(missing, key=lambda data: data.repository)]
-    home = hf_home()
-    place = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
+    lines = [f"  {data.repository}: {described_size(data)}" for data in missing]
     raise FileNotFoundError(
-        f"The data of these benchmarks is not in {home} (HF_HOME), where {in_gigabytes(shutil.disk_usage(place).free)} "
-        "are free:\n"
+        f"The data of these benchmarks is not in {hf_home()} (HF_HOME), where {in_gigabytes(free_bytes())} are free:\n"
         + "\n".join(lines)
         + "\nRun again with --fetch to have lmms-eval fetch and unpack it, which takes "
         "twice its size, or set HF_HOME to where it is."
     )
 
 
+def check_fetching(data_sets: Iterable[DataSet]) -> list[str]:
+    """Check that lmms-eval can fetch what is not here, and that the disk holds it.
+
+    Returns:
+        What will be fetched, a line for each data set.
+
+    Raises:
+        FileExistsError: lmms-eval would not fetch videos, because it finds a folder for them.
+        ConnectionError: the Hub does not say how large a data set is.
+        OSError: the disk has too little space.
+    """
+    lines, needed = [], 0
+    for data in missing_of(data_sets):
+        folder = hf_home() / Path(data.videos).parts[0]
+        if not has_videos(data) and folder.exists():
+            raise FileExistsError(
+                f"{data.repository} was to be fetched, but {folder} exists and has no videos in {data.videos}: "
+                "lmms-eval fetches them only where there is no such folder. Something may have stopped it earlier. "
+                "Remove the folder and start again."
+            )
+        try:
+            num_bytes = size_of(data)
+        except (OSError, ValueError) as error:
+            raise ConnectionError(
+                f"{data.repository} was to be fetched, but the Hub did not say how large it is: "
+                f"{type(error).__name__}: {error} See that the Hub can be reached (HF_ENDPOINT, HF_HUB_OFFLINE)."
+            ) from error
+        lines.append(f"fetching {data.repository}: {in_gigabytes(num_bytes)}")
+        # The archives, and what is unpacked from them; less what an earlier run has fetched.
+        needed += max(2 * num_bytes - fetched_bytes(data), 0)
+    if needed > (free := free_bytes()):
+        raise OSError(
+            f"The data of these benchmarks needs {in_gigabytes(needed)} in {hf_home()} (HF_HOME), archives and what is "
+            f"unpacked from them, and {in_gigabytes(free)} are free: {', '.join(lines)}. Make room, set HF_HOME to a "
+            "larger disk, or take some of the tasks: --tasks."
+        )
+    return lines
+
+
+def missing_of(data_sets: Iterable[DataSet]) -> list[DataSet]:
+    """Those data sets that are not here, by name."""
+    return sorted({data for data in data_sets if not is_here(data)}, key=lambda data: data.repository)
+
+
 def is_here(data: DataSet) -> bool:
-    home = hf_home()
-    videos = home / data.videos
-    tables = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets")) / folder_of(data.repository)
-    has_videos = videos.is_dir() and any(videos.iterdir())
-    return has_videos and any(tables.glob("*/*/*/*.arrow"))
+    tables = Path(os.environ.get("HF_DATASETS_CACHE", hf_home() / "datasets")) / folder_of(data.repository)
+    return has_videos(data) and any(tables.glob("*/*/*/*.arrow"))
+
+
+def has_videos(data: DataSet) -> bool:
+    videos = hf_home() / data.videos
+    return videos.is_dir() and any(videos.iterdir())
 
 
 def folder_of(repository: str) -> str:
@@ -51,15 +94,39 @@ def folder_of(repository: str) -> str:
     return f"{owner}___{name.lower()}"
 
 
-def size_of(data: DataSet) -> str:
-    """How large a data set is on the Hub, for people."""
+def size_of(data: DataSet) -> int:
+    """How many bytes a data set has on the Hub.
+
+    Raises:
+        OSError, ValueError: there is no connection, offline mode, no such data set.
+    """
     from huggingface_hub import HfApi
 
+    files = HfApi().dataset_info(data.repository, files_metadata=True, timeout=20).siblings or []
+    return sum(file.size or 0 for file in files)
+
+
+def described_size(data: DataSet) -> str:
+    """How large a data set is on the Hub, for people."""
     try:
-        files = HfApi().dataset_info(data.repository, files_metadata=True, timeout=20).siblings or []
-    except (OSError, ValueError) as error:  # no connection, offline mode, no such data set
+        return in_gigabytes(size_of(data))
+    except (OSError, ValueError) as error:
         return f"size not known, the Hub was not reached ({type(error).__name__})"
-    return in_gigabytes(sum(file.size or 0 for file in files))
+
+
+def fetched_bytes(data: DataSet) -> int:
+    """How much of a data set an earlier run has left in the cache of the Hub's library."""
+    from huggingface_hub import constants
+
+    blobs = Path(constants.HF_HUB_CACHE) / f"datasets--{data.repository.replace('/', '--')}" / "blobs"
+    return sum(path.stat().st_size for path in blobs.glob("*"))
+
+
+def free_bytes() -> int:
+    """Free space of the disk that HF_HOME is on, or will be."""
+    home = hf_home()
+    place = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
+    return shutil.disk_usage(place).free
 
 
 def in_gigabytes(num_bytes: int) -> str:

@@ -159,7 +159,12 @@ def test_arguments_of_the_model():
         "frame_sampling": "legacy",
         "journal": "some/folder/answers",
         "on_error": "empty",
+        "server": None,
+        "send_videos": False,
     }
+    words = parsed("--server", "http://localhost:8000/v1", "--send-videos")
+    assert command.model_arguments(words)["server"] == "http://localhost:8000/v1"
+    assert command.model_arguments(words)["send_videos"]
 
 
 @pytest.fixture
@@ -211,6 +216,69 @@ def test_without_a_connection_the_size_is_not_known(data, monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fails)
     with pytest.raises(FileNotFoundError, match=r"PerceptionTest_Val: size not known, the Hub was not reached"):
         data_check.check_data([PERCEPTIONTEST])
+
+
+def sized(num_bytes: int):
+    """In place of what the Hub says of a data set."""
+    return lambda self, name, **kwargs: SimpleNamespace(siblings=[SimpleNamespace(size=num_bytes)])
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets how much of the disk is free."""
+
+    def set_free(num_bytes: int):
+        usage = SimpleNamespace(free=num_bytes)
+        monkeypatch.setattr(data_check.shutil, "disk_usage", lambda place: usage)
+
+    return set_free
+
+
+def test_what_will_be_fetched_is_said_if_the_disk_holds_it(data, monkeypatch, free):
+    """Archives, and what is unpacked from them: twice the size; but what an earlier run fetched is there."""
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", sized(4 * 10**9))
+    wanted = [NEXTQA, PERCEPTIONTEST]  # of which one is here
+    free(8 * 10**9)
+    assert data_check.check_fetching(wanted) == ["fetching lmms-eval/PerceptionTest_Val: 4.0 GB"]
+    free(8 * 10**9 - 1)
+    with pytest.raises(OSError, match=r"needs 8.0 GB in .*, and 8.0 GB are free: fetching lmms-eval/Perc.* Make room"):
+        data_check.check_fetching(wanted)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(data / "hub"))
+    blobs = data / "hub" / "datasets--lmms-eval--PerceptionTest_Val" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "some").write_bytes(b"1")
+    assert data_check.check_fetching(wanted)
+    assert data_check.check_fetching([NEXTQA]) == []
+
+
+def test_a_folder_without_videos_would_not_be_fetched(data, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", sized(1))
+    with pytest.raises(
+        FileExistsError, match=r"but .*videomme exists and has no videos in videomme/data: .* Remove the"
+    ):
+        data_check.check_fetching([VIDEOMME])
+
+
+def test_a_hub_that_is_not_reached_is_an_error_before_fetching(data, monkeypatch):
+    def fails(self, name, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fails)
+    with pytest.raises(ConnectionError, match=r"PerceptionTest_Val was to be fetched, but the Hub did not say"):
+        data_check.check_fetching([PERCEPTIONTEST])
+
+
+def test_several_processes_do_not_fetch(data, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", sized(1))
+    monkeypatch.setattr(command, "find_spec", lambda name: True)
+    monkeypatch.setattr(command, "evaluated", lambda args, tasks: (None, {}, {}))
+    words = ["evaluate", "checkpoint", "--fetch", "--tasks", "july2024_perceptiontest_mc"]
+    assert main(words) == 0
+    assert "llava-next-video: fetching lmms-eval/PerceptionTest_Val: 0.0 GB" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(words) == 1
+    assert "--fetch was given to several processes." in capsys.readouterr().err
+    assert main([*words[:-1], "july2024_nextqa_mc"]) == 0  # nothing to fetch
 
 
 def test_names_of_prepared_data_sets():
