@@ -4,10 +4,8 @@ Every process has a socket that connects to this machine only, and notes every o
 """
 
 import json
-import os
 import random
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,35 +15,26 @@ from llava_next_video import DEMO_CHECKPOINT
 from llava_next_video.evaluation import july2024_prompts as july2024
 from llava_next_video.evaluation.loading import load_pipeline
 from llava_next_video.evaluation.questions import Question, as_chat
+from tests.evaluation.lmms_eval_runs import (
+    ACCELERATE,
+    SECONDS,
+    TORCHRUN,
+    environment_of,
+    run_lmms_eval,
+    run_table,
+    table_command,
+)
 from tests.evaluation.miniature import SEEDS, clips_of, tables, write_miniature
 
 
 pytest.importorskip("lmms_eval", reason="runs in the environment that tests/evaluation/lmms_eval_environment.sh makes")
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 CURRENT = ("nextqa_mc_test", "videomme", "videomme_w_subtitle", "egoschema_subset", "perceptiontest_val_mc")
 LIKELIHOOD = ("egoschema_subset_mcppl",)  # the one of the others, perceptiontest_val_mcppl, fails at any model
 JULY = ("nextqa_mc", "videomme", "videomme_subtitles", "egoschema_subset", "egoschema", "perceptiontest_mc")
+PRETRAINED = f"pretrained={DEMO_CHECKPOINT}"
 TASKS = (*CURRENT, *(f"july2024_{name}" for name in JULY))
-REFUSING_SOCKET = """
-import socket
-connect = socket.socket.connect
-def refuse(self, address):
-    if self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost"):
-        return connect(self, address)
-    with open({log!r}, "a") as file:
-        file.write(f"{{address}}\\n")
-    raise ConnectionRefusedError(f"{{address}} was refused by the test")
-socket.socket.connect = refuse
-def resolve(host, *args, original=socket.getaddrinfo, **kwargs):
-    if host in ("127.0.0.1", "::1", "localhost", None, socket.gethostname()):
-        return original(host, *args, **kwargs)
-    with open({log!r}, "a") as file:
-        file.write(f"{{host}}\\n")
-    raise socket.gaierror(f"{{host}} was refused by the test")
-socket.getaddrinfo = resolve
-"""
 
 
 @pytest.fixture(scope="module")
@@ -57,40 +46,15 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(home, tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("refusing")
-    (folder / "sitecustomize.py").write_text(REFUSING_SOCKET.format(log=str(folder / "connections")))
-    settings = {
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-        "CONNECTIONS": str(folder / "connections"),
-    }
-    return {**os.environ, **settings}
-
-
-def run_lmms_eval(environment: dict, output: Path, tasks, model_args: str = "", ranks: int = 1, **options) -> dict:
-    """The samples of each task, and the aggregated results under `"results"`; standard output under `"text"`."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launch, "-m", "lmms_eval", "eval", "--model", "llava_next_video"]
-    command += ["--model_args", f"pretrained={DEMO_CHECKPOINT}{model_args}", "--tasks", ",".join(tasks)]
-    command += ["--include_path", str(ROOT / "evaluation"), "--output_path", str(output), "--log_samples"]
-    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    results = list(output.glob("*/*_results.json"))
-    assert len(results) == 1, process.stdout[-3000:] + process.stderr[-3000:]
-    found = {"results": json.loads(results[0].read_text())["results"], "text": process.stdout + process.stderr}
-    for path in output.glob("*/*_samples_*.jsonl"):
-        rows = [json.loads(line) for line in path.read_text().split("\n") if line]
-        found[path.stem.split("_samples_")[1]] = sorted(rows, key=lambda row: row["doc_id"])
-    return found
+    return environment_of(home, tmp_path_factory.mktemp("refusing"))
 
 
 @pytest.fixture(scope="module")
 def finished(environment, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("finished")
-    result = run_lmms_eval(environment, folder / "out", TASKS, f",journal={folder / 'journal'}", batch_size=2)
+    result = run_lmms_eval(
+        environment, folder / "out", TASKS, f"{PRETRAINED},journal={folder / 'journal'}", batch_size=2
+    )
     return {**result, "journal": folder / "journal", "output": folder / "out"}
 
 
@@ -138,6 +102,26 @@ def home_for_paths(home, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(home))
 
 
+def test_prompts_are_lmms_evals(finished):
+    """Byte for byte, for every row: what the functions of its tasks return, called here without its harness."""
+    from lmms_eval.tasks.egoschema.utils import egoschema_doc_to_text
+    from lmms_eval.tasks.nextqa.utils import nextqa_doc_to_text_mc
+    from lmms_eval.tasks.perceptiontest.val.utils import perceptiontest_val_doc_to_text
+    from lmms_eval.tasks.videomme.utils import videomme_doc_to_text
+
+    letter = {"pre_prompt": "", "post_prompt": "\nAnswer with the option's letter from the given choices directly."}
+    functions = {
+        "nextqa_mc_test": (nextqa_doc_to_text_mc, {"pre_prompt": "", "post_prompt": ""}),
+        "videomme": (videomme_doc_to_text, letter),
+        "egoschema_subset": (egoschema_doc_to_text, letter),
+        "perceptiontest_val_mc": (perceptiontest_val_doc_to_text, letter),
+    }
+    for task, (function, arguments) in functions.items():
+        prompts = [function(document, arguments) for document in documents_of(task)]
+        assert [sample["input"] for sample in finished[task]] == prompts
+        assert any("\u2028" in prompt for prompt in prompts)  # a row with unusual characters
+
+
 def test_prompts_that_did_not_change_are_lmms_evals(finished):
     pairs = {
         "nextqa_mc_test": "nextqa_mc",
@@ -165,21 +149,23 @@ def test_subtitles_are_lmms_evals(finished):
 
 def test_a_second_run_asks_nothing_and_scores_the_same(finished, environment, tmp_path):
     files = {path: path.read_bytes() for path in finished["journal"].iterdir()}
-    again = run_lmms_eval(environment, tmp_path, TASKS[5:], f",journal={finished['journal']}", batch_size=1)
+    again = run_lmms_eval(environment, tmp_path, TASKS[5:], f"{PRETRAINED},journal={finished['journal']}", batch_size=1)
     assert {path: path.read_bytes() for path in finished["journal"].iterdir()} == files
     assert answers_of(again, TASKS[5:]) == answers_of(finished, TASKS[5:])
     for task in TASKS[5:]:
         assert again["results"][task] == finished["results"][task]
 
 
-def test_two_ranks_answer_and_score_as_one(finished, environment, tmp_path):
+@pytest.mark.parametrize("launch", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_ranks_answer_and_score_as_one(finished, environment, tmp_path, launch):
     tasks = TASKS[5:]
-    two = run_lmms_eval(environment, tmp_path / "out", tasks, f",journal={tmp_path / 'journal'}", ranks=2)
+    journal = tmp_path / "journal"
+    two = run_lmms_eval(environment, tmp_path / "out", tasks, f"{PRETRAINED},journal={journal}", launch)
     assert answers_of(two, tasks) == answers_of(finished, tasks)
     for task in tasks:
         for metric in ("accuracy,none", "no_option_found,none"):
             assert two["results"][task].get(metric) == finished["results"][task].get(metric)
-    assert len(list((tmp_path / "journal").iterdir())) == 2
+    assert len(list(journal.iterdir())) == 2
 
 
 def test_likelihoods_find_the_answer(environment, tmp_path):
@@ -193,7 +179,7 @@ def test_a_missing_video_is_an_empty_answer_that_is_named(environment, home, tmp
     video = home / "videomme" / "data" / "clip11.mp4"
     video.rename(tmp_path / "hidden.mp4")
     try:
-        run = run_lmms_eval(environment, tmp_path, ["july2024_videomme", "videomme"], ",on_error=empty")
+        run = run_lmms_eval(environment, tmp_path, ["july2024_videomme", "videomme"], f"{PRETRAINED},on_error=empty")
     finally:
         (tmp_path / "hidden.mp4").rename(video)
     for task in ("july2024_videomme", "videomme"):
@@ -207,32 +193,6 @@ def test_a_missing_video_is_an_empty_answer_that_is_named(environment, home, tmp
 def test_a_submission_is_written_and_not_sent(finished):
     written = json.loads((finished["output"] / "submissions" / "july2024_egoschema.json").read_text())
     assert set(written) == {"clip3", "clip11", "clip25"}
-
-
-def table_command(output: Path, *words: str, ranks: int = 1) -> list[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    return [
-        sys.executable,
-        *launch,
-        "-m",
-        "llava_next_video",
-        "evaluate",
-        DEMO_CHECKPOINT,
-        "--output",
-        str(output),
-        *words,
-    ]
-
-
-def run_table(environment: dict, output: Path, *words: str, ranks: int = 1) -> dict:
-    """The table as JSON, without its notes, which name the folder."""
-    command = table_command(output, *words, ranks=ranks)
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    assert (output / "table.md").read_text() in process.stdout
-    table = json.loads((output / "table.json").read_text())
-    table.pop("notes")
-    return table
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +221,7 @@ def test_the_table_with_todays_prompts(finished, environment, tmp_path):
 
 
 def test_two_processes_make_the_same_table(table, environment, tmp_path):
-    assert run_table(environment, tmp_path, ranks=2) == table
+    assert run_table(environment, tmp_path, launch=TORCHRUN) == table
 
 
 def test_killed_five_times_it_asks_nothing_twice_and_makes_the_same_table(table, environment, tmp_path):
@@ -292,7 +252,7 @@ def test_a_video_that_is_missing_stops_the_command_before_anything_is_asked(envi
     video.rename(tmp_path / "hidden.mp4")
     try:
         command = table_command(tmp_path / "out", "--tasks", "july2024_nextqa_mc")
-        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
         table = run_table(environment, tmp_path / "out", "--tasks", "july2024_nextqa_mc", "--on-error", "empty")
     finally:
         (tmp_path / "hidden.mp4").rename(video)
