@@ -1,14 +1,13 @@
 """LLaVA-NeXT-Video: a vision tower and a language model, joined by tokens.
 
-Frames and image tiles go through the vision tower (`encode_frames`), are projected and, in videos, pooled
-(`pool_and_project`), laid out as tokens with newlines (`get_video_features`, `get_image_features`), put into the prompt
-in the place of their placeholders (`replace_placeholders`), and read by the language model (`forward`) and its head.
+Frames and image tiles become visual tokens (`get_video_features`, `get_image_features`, which use
+`visual_encoding.py`), are put into the prompt in the place of their placeholders (`replace_placeholders`), and read by
+the language model (`forward`) and its head.
 
 Parameter names are those of the transformers built-in, so its checkpoints load as they are. The tower and the language
 model come from `AutoModel`; attention kernels, gradient checkpointing and parallelism of both are transformers'.
 
-Shape letters: B batch, L sequence, F frames, T image tiles, P rows of the tower, h x w grid of patches (h' x w' when
-pooled), D channels of the language model, D_vision those of the tower, N tokens.
+Shape letters: B batch, L sequence, F frames, T image tiles, D channels of the language model, N tokens.
 """
 
 import math
@@ -33,7 +32,6 @@ from .model_inputs import (
     check_no_placeholders,
     check_placeholders,
     join_frames,
-    join_tiles,
     select_positions,
     warn_beyond_context,
     warn_of_learned_placeholders,
@@ -43,8 +41,7 @@ from .older_weight_names import register_older_weight_names, rename_older_weight
 from .other_formats import format_of
 from .placement import check_heads, with_vectors_in_memory
 from .projector import LlavaNextVideoMultiModalProjector, LlavaNextVideoPooler
-from .visual_grid import tile_grid
-from .visual_tokens import lay_out_image, lay_out_slow_fast_video, lay_out_video
+from .visual_encoding import VisualEncodingMixin
 
 
 class LlavaNextVideoPreTrainedModel(PreTrainedModel):
@@ -81,6 +78,15 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
         model.base_model.freeze_what_never_runs()  # loading puts new parameters in
         return loaded
 
+    def post_init(self):
+        super().post_init()
+        # accelerate's FSDP stops at a class that is not in the model, and CLIP's list has one of its text model.
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+
+    def enable_input_require_grads(self):
+        super().enable_input_require_grads()  # also called by gradient checkpointing
+        self._require_grads_hooks.append(self.base_model.vision_tower.keep_frozen())
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
@@ -91,7 +97,7 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
                 init.normal_(module.faster_token, mean=0.0, std=std)
 
 
-class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
+class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel, VisualEncodingMixin):
     """Vision tower, projector, pooling, newlines and language model, without the language-model head."""
 
     def __init__(self, config: LlavaNextVideoConfig):
@@ -133,24 +139,6 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
-    def encode_frames(
-        self, pixel_values: torch.Tensor, layers: int | list[int] | None = None, strategy: str | None = None
-    ) -> torch.Tensor:
-        """Run one chunk through the vision tower, up to the last layer needed, (F, 3, H, W) -> (F, h, w, D_vision)."""
-        layers = self.config.vision_feature_layer if layers is None else layers
-        strategy = self.config.vision_feature_select_strategy if strategy is None else strategy
-        states = self.vision_tower(pixel_values, wanted_states=self.config.vision_states(layers))
-        features = torch.cat(states, dim=-1) if len(states) > 1 else states[0]  # (F, P, D_vision)
-        if strategy == "default":
-            features = features[:, 1:]  # (F, h * w, D_vision): without the class token
-        return features.unflatten(1, (self.config.patches_per_side, -1))  # (F, h, w, D_vision)
-
-    def pool_and_project(self, features: torch.Tensor, stride_factor: int = 1) -> torch.Tensor:
-        """Make tokens of a video's patches, (F, h, w, D_vision) -> (F, h', w', D); `stride_factor` as in the pooler."""
-        if self.config.spatial_pool_position == "before_projector":
-            return self.multi_modal_projector(self.vision_resampler(features, stride_factor))
-        return self.vision_resampler(self.multi_modal_projector(features), stride_factor)
-
     @can_return_tuple
     def get_video_features(
         self,
@@ -173,26 +161,9 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
             attentions, the whole tower runs once more on all frames at once, and its output is returned with this
             `pooler_output`.
         """
-        num_frames = [len(video) for video in pixel_values_videos]
         frames = join_frames(pixel_values_videos)  # (sum of F, 3, H, W)
-        slow_frame_stride = self.config.slow_frame_stride
-        slow, fast = [], []
-        for chunk in frames.split(self.config.vision_chunk_size):
-            patches = self.encode_frames(chunk, vision_feature_layer, vision_feature_select_strategy)
-            slow.append(self.pool_and_project(patches))  # (frames of the chunk, h', w', D)
-            if slow_frame_stride is not None:
-                fast.append(self.pool_and_project(patches, stride_factor=2))
-        videos = torch.cat(slow).split(num_frames)  # each (F, h', w', D)
-
-        newline, frame_end = self.learned_vectors()
-        if slow_frame_stride is None:
-            tokens = tuple(lay_out_video(video, newline, self.config.video_newline_position) for video in videos)
-        else:
-            fast_videos = torch.cat(fast).split(num_frames)
-            tokens = tuple(  # each (N, D)
-                lay_out_slow_fast_video(video, fast_video, newline, frame_end, slow_frame_stride)
-                for video, fast_video in zip(videos, fast_videos)
-            )
+        features = self.encode_pixels(frames, 0, vision_feature_layer, vision_feature_select_strategy)
+        tokens = self.lay_out_videos(features, [len(video) for video in pixel_values_videos])
         return self.vision_tower.output_with_features(tokens, frames, **kwargs)
 
     @can_return_tuple
@@ -222,32 +193,29 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         Raises:
             ValueError: the tiles are not those of images of these sizes.
         """
-        sizes = [tuple(size) for size in (image_sizes.tolist() if hasattr(image_sizes, "tolist") else image_sizes)]
-        side, ratio = self.config.vision_config.image_size, self.config.image_aspect_ratio
-        grids = [tile_grid(size, side, self.config.image_grid_pinpoints, ratio) for size in sizes]
-        num_tiles = [rows * columns + 1 for rows, columns in grids]
-        tiles = join_tiles(pixel_values, num_tiles, sizes)  # (sum of T, 3, H, W)
-        features = []
-        for chunk in tiles.split(self.config.vision_chunk_size):
-            patches = self.encode_frames(chunk, vision_feature_layer, vision_feature_select_strategy)
-            features.append(self.multi_modal_projector(patches))  # (tiles of the chunk, h, w, D)
-        images = torch.cat(features).split(num_tiles)  # each (T, h, w, D)
-
-        newline, _ = self.learned_vectors()
-        tokens = tuple(  # each (N, D)
-            lay_out_image(image, newline, size, grid, ratio) for image, size, grid in zip(images, sizes, grids)
-        )
+        tiles, sizes = self.join_images(pixel_values, image_sizes)
+        [features] = self.encode_pixels(tiles, len(tiles), vision_feature_layer, vision_feature_select_strategy)
+        tokens = self.lay_out_images(features, sizes)
         return self.vision_tower.output_with_features(tokens, tiles, **kwargs)
 
-    def learned_vectors(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`image_newline` and `faster_token`, (D,). Where accelerate keeps them on disk, it loads them for `forward`
-        alone, but `generate` calls the feature getters outside of it."""
-        vectors, hook = (self.image_newline, self.faster_token), getattr(self, "_hf_hook", None)
-        if hook is not None and self.image_newline.device.type == "meta":
-            hook.pre_forward(self)
-            vectors = (self.image_newline, self.faster_token)
-            hook.post_forward(self, None)
-        return vectors
+    def get_features_together(
+        self,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor],
+        image_sizes: torch.Tensor | Sequence[Sequence[int]],
+        pixel_values_videos: torch.Tensor | Sequence[torch.Tensor],
+        layers: int | list[int] | None,
+        strategy: str | None,
+    ) -> dict[str, BaseModelOutputWithPooling]:
+        """`get_image_features` and `get_video_features` by one call of the tower."""
+        tiles, sizes = self.join_images(pixel_values, image_sizes)
+        frames = join_frames(pixel_values_videos)  # (sum of F, 3, H, W)
+        of_tiles, *of_frames = self.encode_pixels(torch.cat([tiles, frames]), len(tiles), layers, strategy)
+        images = self.lay_out_images(of_tiles, sizes)
+        videos = self.lay_out_videos(of_frames, [len(video) for video in pixel_values_videos])
+        return {
+            "image": self.vision_tower.output_with_features(images, tiles),
+            "video": self.vision_tower.output_with_features(videos, frames),
+        }
 
     def placeholder_ids(self) -> dict[str, int]:
         return {"image": self.config.image_token_index, "video": self.config.video_token_index}
@@ -306,10 +274,13 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel):
         past_key_values = cache if past_key_values is None else past_key_values
         features = dict(mm_encoder_outputs or {})
         selection = (vision_feature_layer, vision_feature_select_strategy)
-        if pixel_values is not None:
-            features["image"] = self.get_image_features(pixel_values, image_sizes, *selection, return_dict=True)
-        if pixel_values_videos is not None:
-            features["video"] = self.get_video_features(pixel_values_videos, *selection, return_dict=True)
+        if pixel_values is not None and pixel_values_videos is not None and self.takes_one_call():
+            features = self.get_features_together(pixel_values, image_sizes, pixel_values_videos, *selection)
+        else:
+            if pixel_values is not None:
+                features["image"] = self.get_image_features(pixel_values, image_sizes, *selection, return_dict=True)
+            if pixel_values_videos is not None:
+                features["video"] = self.get_video_features(pixel_values_videos, *selection, return_dict=True)
 
         embeddings, visual_outputs = self.replace_placeholders(input_ids, inputs_embeds, features, past_key_values)
         warn_beyond_context(embeddings.shape[1], self.config.text_config)

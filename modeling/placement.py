@@ -1,5 +1,8 @@
-"""Weights in several places: parts of a model on a disk (`device_map`), layers divided among processes (`tp_plan`)."""
+"""Weights in several places: parts of a model on a disk (`device_map`), layers divided among processes (`tp_plan`),
+weights of which every process has a piece (FSDP, ZeRO-3)."""
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -31,3 +34,15 @@ def check_heads(model: PreTrainedModel):
                 f"heads, which cannot be dealt out evenly. Start a number of processes that divides {groups} "
                 "(`torchrun --nproc-per-node`), or load the model into one process with device_map='auto'."
             )
+
+
+def gathers_weights(*modules: nn.Module) -> bool:
+    """Whether calling one of these, or a part of it, gathers weights from other processes, which then have to call it
+    just as often: FSDP (1 or 2) or ZeRO-3 of DeepSpeed."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    return any(
+        isinstance(part, (FSDPModule, FullyShardedDataParallel)) for module in modules for part in module.modules()
+    ) or any(hasattr(weight, "ds_id") for module in modules for weight in module.parameters())

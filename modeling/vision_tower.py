@@ -9,6 +9,7 @@ Shape letters: F frames or tiles, P rows of the tower (with CLIP the class token
 from collections.abc import Sequence
 
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import CLIPVisionModel, PreTrainedConfig, PreTrainedModel, SiglipVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -61,6 +62,16 @@ class StopsEarly:
         output = self(pixel_values, **kwargs, return_dict=True)
         output.pooler_output = features
         return output
+
+    def keep_frozen(self) -> RemovableHandle:
+        """Undo what `enable_input_require_grads` of transformers does, while nothing of the tower is trained: its
+        layers would be kept for gradients, run again by gradient checkpointing, and differentiated, all for nothing."""
+
+        def detach(module, args, patches: torch.Tensor) -> torch.Tensor:
+            is_trained = args[0].requires_grad or any(weight.requires_grad for weight in self.parameters())
+            return patches if is_trained else patches.detach()
+
+        return self.embeddings.patch_embedding.register_forward_hook(detach)
 
     def freeze_what_never_runs(self, wanted_states: Sequence[int]):
         """Ask for no gradients of what `forward` with these states leaves out: it would never get one, and

@@ -75,6 +75,7 @@ def test_list_and_tensor_of_videos_are_the_same():
     assert all(torch.equal(a, b) for a, b in zip(as_tensor, as_list))
 
 
+@torch.no_grad()
 def test_chunks_of_any_size_give_the_same_features():
     model = make_model()
     videos = [torch.randn(frames, 3, 16, 16) for frames in (5, 2)]

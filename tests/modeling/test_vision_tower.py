@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModel
 
 from llava_next_video import LlavaNextVideoForConditionalGeneration
@@ -20,10 +21,82 @@ HEADED_SIGLIP = {"tower": "siglip", "vision_config": vision_config("siglip") | {
 def test_hooks_on_the_tower_run_once_for_each_chunk(tower):
     """They never ran while the tower's layers were called one by one."""
     model = make_model(tower=tower)
+    seen = sizes_of_calls(model)
+    with torch.no_grad():
+        model.get_video_features(VIDEO)
+    assert seen == [4, 1]
+
+
+def sizes_of_calls(model) -> list[int]:
+    """Filled with how many frames and tiles each call of the tower takes."""
     seen = []
     model.model.vision_tower.register_forward_hook(lambda module, args, states: seen.append(states[0].shape[0]))
-    model.get_video_features(VIDEO)
-    assert seen == [4, 1]
+    return seen
+
+
+def make_mixed_inputs(model) -> dict:
+    """9 frames and 3 tiles."""
+    image = Image.fromarray(random_frames(1, 16, 32)[0])
+    return make_processor(model.config)(text="<video><image>What?", videos=[random_frames(9)], images=[image])
+
+
+ONE_CALL = {
+    "clip": {},
+    "siglip, pooled after": {"tower": "siglip", "spatial_pool_position": "after_projector"},
+    "conv": {"spatial_pool_mode": "conv"},
+    "slow-fast": {"video_newline_position": "grid", "slow_frame_stride": 2},
+    "slow-fast, pooled after": {
+        "video_newline_position": "grid",
+        "slow_frame_stride": 2,
+        "spatial_pool_position": "after_projector",
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", ONE_CALL.values(), ids=ONE_CALL)
+def test_a_tower_that_is_trained_is_called_once_for_frames_and_tiles(recipe):
+    """`DistributedDataParallel` stops at a part that reentrant checkpointing runs twice."""
+    model = make_model(**recipe)
+    inputs, seen, projected = make_mixed_inputs(model), sizes_of_calls(model), []
+    model.model.multi_modal_projector.register_forward_hook(lambda *_: projected.append(1))
+    with torch.no_grad():
+        expected = model(**inputs)
+    assert seen == [3, 4, 4, 1]
+    seen.clear()
+    projected.clear()
+    found = model(**inputs)
+    assert (seen, projected) == ([12], [1])
+    for name in ("image_hidden_states", "video_hidden_states", "logits"):
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
+    model.model.vision_tower.requires_grad_(False)
+    seen.clear()
+    model(**inputs)
+    assert seen == [3, 4, 4, 1]  # nothing of the tower is kept, so chunks save memory
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_checkpointing_runs_the_tower_again_only_where_it_is_trained(trained, reentrant):
+    """Gradients were asked of its patches, whatever was trained, so all layers were run again and differentiated."""
+    model = make_model().train()
+    model.model.vision_tower.requires_grad_(trained)
+    model.model.freeze_what_never_runs()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    runs = []
+    model.model.vision_tower.encoder.layers[1].self_attn.register_forward_hook(lambda *_: runs.append(1))
+    inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
+    model(**inputs, labels=labels_of(inputs["input_ids"])).loss.backward()
+    assert len(runs) == 1 + trained
+    assert names_without_gradients(model) == {"model.image_newline"}
+
+
+def test_checkpointing_hands_gradients_on_to_pixels_of_a_frozen_model():
+    model = make_model().train().requires_grad_(False)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    inputs = make_processor(model.config)(text="<video>\nWhat?", videos=[random_frames(3)])
+    inputs["pixel_values_videos"].requires_grad_()
+    model(**inputs, labels=labels_of(inputs["input_ids"])).loss.backward()
+    assert inputs["pixel_values_videos"].grad.abs().sum() > 0
 
 
 def test_a_hook_may_change_what_the_tower_returns():
