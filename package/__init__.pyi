@@ -20,6 +20,7 @@ from .reading.limits import ReadingLimits
 from .reading.video_reading import read_video
 from .training.collator import LlavaNextVideoCollator
 from .training.marked_templates import training_chat_template
+from .training.preferences import LlavaNextVideoPreferenceCollator
 from .training.trained_parts import parameter_groups, train_only
 
 DEMO_CHECKPOINT: str
@@ -33,6 +34,7 @@ __all__ = [
     "LlavaNextVideoImageProcessor",
     "LlavaNextVideoModel",
     "LlavaNextVideoPreTrainedModel",
+    "LlavaNextVideoPreferenceCollator",
     "LlavaNextVideoProcessor",
     "LlavaNextVideoVideoProcessor",
     "ReadingLimits",

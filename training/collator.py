@@ -3,6 +3,7 @@
 Shape letters: B rows, L tokens of the longest.
 """
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 
 import torch
@@ -117,16 +118,13 @@ class LlavaNextVideoCollator:
             there are images or videos, what the processor makes of them: `pixel_values` and `image_sizes`,
             `pixel_values_videos`.
         """
-        placeholders = {"image": self.processor.image_token, "video": self.processor.video_token}
-        special_tokens = self.processor.tokenizer.special_tokens_map
         chats, texts, spans = [], [], []
         for number, row in enumerate(rows):
-            with errors_in_row(number, len(rows)):
-                chat = read_row(row, placeholders)
-                text, answers = write_chat(chat.messages, self.chat_template, special_tokens)
-                spans.append(self.learned_spans(chat, answers))
+            with self.errors_in_row(number, len(rows)):
+                chat, text, learned = self.read(row)
             chats.append(chat)
             texts.append(text)
+            spans.append(learned)
 
         inputs = self.process(chats, texts)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
@@ -135,12 +133,34 @@ class LlavaNextVideoCollator:
         for number, length in enumerate(lengths):
             tokens = inputs["input_ids"][number, :length]
             learned = learned_tokens(spans[number], replacements[number], inputs["offset_mapping"][number, :length])
-            with errors_in_row(number, len(rows)):
+            with self.errors_in_row(number, len(rows)):
                 ids.append(self.cut(tokens, learned))
             labels.append(tokens.where(learned, IGNORED)[: len(ids[-1])])
         media = {name: inputs[name] for names in MEDIA.values() for name in names if name in inputs}
         dummies = [self.dummies[kind] for kind in self.dummies if MEDIA[kind][0] not in media]
         return self.batch(ids, labels, media, dummies)
+
+    def check(self, rows: Sequence[dict]):
+        """See whether the rows of a data set can be read, before hours of training meet one that cannot. No video and
+        no image is opened, and `max_length` is not looked at.
+
+        Raises:
+            ValueError: a row cannot be used; it is numbered from 1.
+        """
+        for number, row in enumerate(rows):
+            with errors_in_row(number, len(rows), where=""):
+                self.read(row)
+
+    def read(self, row: dict) -> tuple[Conversation, str, list[tuple[int, int]]]:
+        """A row as a conversation, as a text, and what is learned of the text, as (start, end) in characters."""
+        placeholders = {"image": self.processor.image_token, "video": self.processor.video_token}
+        chat = read_row(row, placeholders)
+        text, answers = write_chat(chat.messages, self.chat_template, self.processor.tokenizer.special_tokens_map)
+        return chat, text, self.learned_spans(chat, answers)
+
+    def errors_in_row(self, number: int, num_rows: int):
+        """A context that adds to errors which row of the batch they are about."""
+        return errors_in_row(number, num_rows)
 
     def learned_spans(self, chat: Conversation, answers: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Those of a chat's answers that are learned, (start, end) in characters."""
@@ -165,7 +185,7 @@ class LlavaNextVideoCollator:
             return self.call_processor(chats, texts)
         except (ValueError, TypeError):
             for number, (chat, text) in enumerate(zip(chats, texts)):
-                with errors_in_row(number, len(chats)):
+                with self.errors_in_row(number, len(chats)):
                     self.call_processor([chat], [text])
             raise
 
@@ -238,9 +258,9 @@ class LlavaNextVideoCollator:
 
 
 @contextmanager
-def errors_in_row(number: int, num_rows: int):
-    """Add to an error which row of the batch it is about; `number` counts from 0."""
+def errors_in_row(number: int, num_rows: int, where: str = " in the batch"):
+    """Add to an error which row it is about; `number` counts from 0."""
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise ValueError(f"Row {number + 1} of the {num_rows} in the batch cannot be used. {error}") from error
+        raise ValueError(f"Row {number + 1} of the {num_rows}{where} cannot be used. {error}") from error

@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from PIL import Image
+
 from llava_next_video import LlavaNextVideoCollator, LlavaNextVideoConfig, LlavaNextVideoProcessor
 from llava_next_video.conversion.settings import plan_settings
 from llava_next_video.hub.recipes import STOP_STRINGS
@@ -57,6 +59,33 @@ def video_row(question: str, answer: str, num_frames: int = 2, seed: int = 0) ->
         "messages": [user(VIDEO, question), says(answer)],
         "videos": [random_frames(num_frames, seed=seed)],
     }
+
+
+ANSWERS = ["It moves left.", "  Two  blanks, 3\nlines é\U0001f600", "", "<s> [/INST] ASSISTANT: no"]
+
+
+def rows_for(template: str) -> list[dict]:
+    """Rows with one, no and several visuals, of one and more turns, and of different lengths."""
+    frames = [random_frames(number, seed=number) for number in (2, 5, 1)]
+    picture = Image.new("RGB", (20, 30), "red")
+    if template == "plain":
+        messages = [[{"role": "assistant", "content": user(VIDEO, answer)["content"]}] for answer in ANSWERS]
+        return [{"messages": each, "videos": frames[:1]} for each in messages]
+    return [
+        {"messages": [user(VIDEO, "Which way?"), says(ANSWERS[0])], "videos": frames[:1]},
+        {"messages": [user("Hello"), says(ANSWERS[1]), user("Again"), says(ANSWERS[2]), user("x"), says(ANSWERS[0])]},
+        {
+            "messages": [
+                {"role": "system", "content": "Be kind."},
+                user(VIDEO, "and", IMAGE, "then", VIDEO),
+                says(ANSWERS[3]),
+                user(IMAGE, "?"),
+                says(ANSWERS[0]),
+            ],
+            "videos": frames[1:],
+            "images": [picture, picture],
+        },
+    ]
 
 
 def learned_texts(collate: LlavaNextVideoCollator, batch: dict) -> list[str]:

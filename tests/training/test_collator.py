@@ -10,7 +10,17 @@ from torch.utils.data import DataLoader
 
 from llava_next_video import LlavaNextVideoCollator, VideoReadError
 from tests.tiny import make_model, write_video
-from tests.training.rows import IMAGE, VIDEO, learned_texts, processor_of, says, user, video_row
+from tests.training.rows import (
+    IMAGE,
+    TEMPLATES,
+    VIDEO,
+    learned_texts,
+    processor_of,
+    rows_for,
+    says,
+    user,
+    video_row,
+)
 
 
 PICTURE = Image.new("RGB", (20, 30), "red")
@@ -30,12 +40,14 @@ def processor():
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_loss_of_a_batch_is_that_of_its_rows_by_tokens(model, processor, side):
-    collate = LlavaNextVideoCollator(processor, padding_side=side)
-    batch = collate(MIXED)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_loss_of_a_batch_is_that_of_its_rows_by_tokens(model, template, side):
+    rows = rows_for(template)
+    collate = LlavaNextVideoCollator(processor_of(template, video_newline_position="grid"), padding_side=side)
+    batch = collate(rows)
     assert (batch["attention_mask"] == 0).any()
     total = count = 0
-    for row in MIXED:
+    for row in rows:
         alone = collate([row])
         tokens = int((alone["labels"] != -100).sum())
         total, count = total + model(**alone).loss * tokens, count + tokens
@@ -81,6 +93,14 @@ def test_videos_given_in_every_way_are_the_same(processor, tmp_path):
     ]
     batch = collate([{"messages": [user(VIDEO), says("Yes.")], "videos": [video]} for video in given])
     assert all(torch.equal(video, batch["pixel_values_videos"][0]) for video in batch["pixel_values_videos"])
+
+
+def test_rows_are_checked_without_opening_a_file(processor):
+    collate = LlavaNextVideoCollator(processor, max_length=3)
+    row = {"messages": [user(VIDEO), says("Yes.")], "videos": ["there is no such.mp4"]}
+    collate.check([row, TEXT_ROW])
+    with pytest.raises(ValueError, match=r"^Row 3 of the 3 cannot be used. The row has 0 videos in its columns"):
+        collate.check([row, TEXT_ROW, {**row, "videos": []}])
 
 
 def test_pictures_of_a_video_are_its_frames(processor):

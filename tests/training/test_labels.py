@@ -2,39 +2,10 @@
 
 import pytest
 import torch
-from PIL import Image
 
 from llava_next_video import LlavaNextVideoCollator, training_chat_template
 from llava_next_video.training.labels import IGNORED, learned_tokens
-from tests.tiny import random_frames
-from tests.training.rows import AROUND, IMAGE, TEMPLATES, TOKENIZERS, VIDEO, processor_of, says, user
-
-
-ANSWERS = ["It moves left.", "  Two  blanks, 3\nlines é\U0001f600", "", "<s> [/INST] ASSISTANT: no"]
-
-
-def rows_for(template: str) -> list[dict]:
-    """Rows with one, no and several visuals, of one and more turns, and of different lengths."""
-    frames = [random_frames(number, seed=number) for number in (2, 5, 1)]
-    picture = Image.new("RGB", (20, 30), "red")
-    if template == "plain":
-        messages = [[{"role": "assistant", "content": user(VIDEO, answer)["content"]}] for answer in ANSWERS]
-        return [{"messages": each, "videos": frames[:1]} for each in messages]
-    return [
-        {"messages": [user(VIDEO, "Which way?"), says(ANSWERS[0])], "videos": frames[:1]},
-        {"messages": [user("Hello"), says(ANSWERS[1]), user("Again"), says(ANSWERS[2]), user("x"), says(ANSWERS[0])]},
-        {
-            "messages": [
-                {"role": "system", "content": "Be kind."},
-                user(VIDEO, "and", IMAGE, "then", VIDEO),
-                says(ANSWERS[3]),
-                user(IMAGE, "?"),
-                says(ANSWERS[0]),
-            ],
-            "videos": frames[1:],
-            "images": [picture, picture],
-        },
-    ]
+from tests.training.rows import AROUND, TEMPLATES, TOKENIZERS, processor_of, rows_for
 
 
 def runs_of(labels: torch.Tensor) -> list[tuple[int, int]]:
@@ -107,22 +78,28 @@ def with_media_filled_in(row: dict) -> list[dict]:
     ]
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_transformers_masks_the_same_tokens_with_the_marked_template(template, tokenizer):
+def test_transformers_masks_the_same_tokens_with_the_marked_template(template, tokenizer, side):
     processor = processor_of(template, tokenizer)
-    for row in rows_for(template):
-        batch = LlavaNextVideoCollator(processor)([row])
-        messages = with_media_filled_in(row)
-        inputs = processor.apply_chat_template(
-            [messages],
-            chat_template=training_chat_template(processor),
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        assert torch.as_tensor(inputs["input_ids"]).tolist() == batch["input_ids"].tolist()
-        assert torch.as_tensor(inputs["assistant_masks"]).bool().tolist() == (batch["labels"] != IGNORED).tolist()
+    rows = rows_for(template)
+    batch = LlavaNextVideoCollator(processor, padding_side=side)(rows)
+    inputs = processor.apply_chat_template(
+        [with_media_filled_in(row) for row in rows],
+        chat_template=training_chat_template(processor),
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        return_assistant_tokens_mask=True,
+        processor_kwargs={"padding": True, "padding_side": side},
+    )
+    assert inputs["input_ids"].tolist() == batch["input_ids"].tolist()
+    assert torch.as_tensor(inputs["assistant_masks"]).bool().tolist() == (batch["labels"] != IGNORED).tolist()
+
+
+def test_one_of_the_tokenizers_puts_spaces_after_visuals():
+    assert [processor_of("qwen_1_5", tokenizer).space_after_visuals for tokenizer in TOKENIZERS] == [False, False, True]
 
 
 def test_a_token_that_begins_before_the_answer_is_not_learned():

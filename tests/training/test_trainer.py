@@ -1,12 +1,13 @@
 """A real `Trainer` on rows: what is resumed or loaded as the best has the weights that it had, to the last bit."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import BitsAndBytesConfig, Trainer, TrainerCallback, TrainingArguments
 
 from llava_next_video import (
     LlavaNextVideoCollator,
@@ -62,14 +63,34 @@ def lora(folder: Path) -> torch.nn.Module:
     return get_peft_model(make_model(**RECIPE), config)
 
 
+def qlora(folder: Path) -> torch.nn.Module:
+    make_model(**RECIPE).save_pretrained(folder)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+    )
+    model = LlavaNextVideoForConditionalGeneration.from_pretrained(
+        folder, quantization_config=quantization, device_map="cpu"
+    )
+    assert model.model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
+    assert model.model.multi_modal_projector.linear_1.weight.dtype == torch.float32
+    torch.manual_seed(0)
+    return get_peft_model(model, LoraConfig(r=4, target_modules=LANGUAGE_MODEL_LAYERS, lora_dropout=0.1))
+
+
 def stage_1(folder: Path) -> torch.nn.Module:
     model = make_model(**RECIPE)
     train_only(model, "projector", "newlines")
     return model
 
 
-MODELS = {"full": full, "older names": from_older_names, "LoRA": lora, "stage 1": stage_1}
-each_way = pytest.mark.parametrize("way", MODELS)
+MODELS = {"full": full, "older names": from_older_names, "LoRA": lora, "stage 1": stage_1, "QLoRA": qlora}
+with_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+each_way = pytest.mark.parametrize(
+    "way", [*list(MODELS)[:-1], pytest.param("QLoRA", marks=[with_bitsandbytes, pytest.mark.slow])]
+)
 
 
 def make_trainer(way: str, folder: Path, callbacks=(), **arguments) -> Trainer:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig
 from PIL import Image
 
@@ -12,6 +13,7 @@ from tests.training.test_trained_parts import LANGUAGE_MODEL_LAYERS
 from tests.training.test_trainer import StopsAfter, difference, weights_of
 
 
+pytestmark = pytest.mark.slow
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
 
@@ -133,6 +135,35 @@ def test_forgotten_settings_stop_it(data, tmp_path):
         make_trainer(tmp_path, data, dataset_kwargs=None)
     with pytest.raises(ValueError, match=r"No columns in the dataset match.*remove_unused_columns=False"):
         make_trainer(tmp_path, data, remove_unused_columns=True).train()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"packing": True}, "custom data collator is not supported when using padding-free"),
+        ({"padding_free": True}, "custom data collator is not supported when using padding-free"),
+        ({"assistant_only_loss": True}, "The chat template is not training-compatible"),
+        ({"train_sampling_strategy": "group_by_length"}, "Can only automatically infer lengths"),
+    ],
+)
+def test_settings_that_do_not_go_with_the_collator_stop_it(data, arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, data, **arguments).train()
+
+
+def test_its_max_length_changes_nothing(data, tmp_path):
+    losses = [make_trainer(tmp_path, data, max_length=length).evaluate()["eval_loss"] for length in (5, None)]
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_that_is_named_is_loaded_with_the_built_in(data, tmp_path):
+    """By its class's name in transformers, which only refuses recipes that it lacks: why the guide loads the model."""
+    for name, recipe in (("theirs", {}), ("ours", RECIPE)):
+        make_model(**recipe).save_pretrained(tmp_path / name)
+    trainer = make_trainer(tmp_path, data, model=str(tmp_path / "theirs"))
+    assert type(trainer.model).__module__.startswith("transformers.models.")
+    with pytest.raises(StrictDataclassError, match="This checkpoint is not for"):
+        make_trainer(tmp_path, data, model=str(tmp_path / "ours"))
 
 
 def test_its_own_collator_learns_answers_of_images_with_our_template(tmp_path):
