@@ -53,6 +53,16 @@ def model_of(released: Released) -> LlavaNextVideoForConditionalGeneration:
         return LlavaNextVideoForConditionalGeneration(config)
 
 
+def tokens_of_video(config: LlavaNextVideoConfig, num_frames: int) -> int:
+    return video_token_count(
+        num_frames,
+        config.patches_per_side,
+        config.spatial_pool_stride,
+        config.spatial_pool_mode,
+        config.video_newline_position,
+    )
+
+
 def row(names: list[str], released: Released) -> str:
     """A row of the table: of checkpoints that differ in their numbers only."""
     model, recipe = model_of(released), released.recipe
@@ -60,13 +70,7 @@ def row(names: list[str], released: Released) -> str:
     weights = sum(weight.numel() for weight in model.parameters())
     layers = model.model.language_model.layers.modules()
     in_4_bits = sum(layer.weight.numel() for layer in layers if isinstance(layer, nn.Linear))
-    tokens = video_token_count(
-        recipe.num_frames,
-        config.patches_per_side,
-        recipe.spatial_pool_stride,
-        recipe.spatial_pool_mode,
-        recipe.video_newline_position,
-    )
+    tokens = tokens_of_video(config, recipe.num_frames)
     head_size = text.hidden_size // text.num_attention_heads
     kept = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head_size * tokens
     sizes = [2 * weights, 2 * (weights - in_4_bits) + BYTES_OF_NF4 * in_4_bits, kept]

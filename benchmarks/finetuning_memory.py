@@ -14,49 +14,15 @@ import argparse
 import re
 from dataclasses import dataclass, fields
 
-import torch
 from torch import nn
-from transformers.initialization import no_init_weights
 
-from llava_next_video import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
-from llava_next_video.conversion.vision_towers import KNOWN
-from llava_next_video.hub.recipes import CLIP, SIGLIP
-from llava_next_video.modeling.visual_grid import video_token_count
+from benchmarks.checkpoint_sizes import BYTES_OF_NF4, model_of, tokens_of_video
+from llava_next_video.hub.recipes import RELEASED
 
 
 METHODS = ("full", "lora", "qlora")
 ADAPTED = r".*\.language_model\..*\.(q|k|v|o|gate|up|down)_proj"
-FOUR_BITS = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight in NF4, with scales of 64 and, in 8 bits, of 256 of these
-SIZES = {
-    "7B": {
-        "vision_config": KNOWN[CLIP],
-        "text_config": {
-            "model_type": "llama",
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "vocab_size": 32064,
-        },
-    },
-    "32B": {
-        "vision_config": {**KNOWN[SIGLIP], "vision_use_head": False},
-        "text_config": {
-            "model_type": "qwen2",
-            "hidden_size": 5120,
-            "intermediate_size": 27392,
-            "num_hidden_layers": 64,
-            "num_attention_heads": 40,
-            "num_key_value_heads": 8,
-            "vocab_size": 152064,
-        },
-        "vision_feature_select_strategy": "full",
-        "vision_feature_layer": -1,
-        "spatial_pool_position": "after_projector",
-        "video_newline_position": "grid",
-    },
-}
+SIZES = {"7B": "LLaVA-NeXT-Video-7B", "32B": "LLaVA-NeXT-Video-32B-Qwen"}
 
 
 @dataclass(frozen=True)
@@ -83,21 +49,6 @@ class Memory:
         return sum(getattr(self, each.name) for each in fields(self))
 
 
-def model_on_meta(arguments: dict) -> LlavaNextVideoForConditionalGeneration:
-    with no_init_weights(), torch.device("meta"):
-        return LlavaNextVideoForConditionalGeneration(LlavaNextVideoConfig(**arguments))
-
-
-def tokens_of_video(config: LlavaNextVideoConfig, num_frames: int) -> int:
-    return video_token_count(
-        num_frames,
-        config.patches_per_side,
-        config.spatial_pool_stride,
-        config.spatial_pool_mode,
-        config.video_newline_position,
-    )
-
-
 def memory_of_step(model: nn.Module, method: str, num_tokens: int, num_frames: int, rank: int = 16) -> Memory:
     """What one step needs.
 
@@ -120,7 +71,7 @@ def memory_of_step(model: nn.Module, method: str, num_tokens: int, num_frames: i
     weights = {
         "full": 4 * num_weights,
         "lora": 2 * num_weights + 4 * num_in_adapters,
-        "qlora": 2 * (num_weights - num_in_matrices) + FOUR_BITS * num_in_matrices + 4 * num_in_adapters,
+        "qlora": 2 * (num_weights - num_in_matrices) + BYTES_OF_NF4 * num_in_matrices + 4 * num_in_adapters,
     }[method]
     bytes_of_state = 4 if method == "full" else 2  # autocast computes in bfloat16, and adds up in the weights' format
     between = text.num_hidden_layers * num_tokens * text.hidden_size * bytes_of_state
@@ -156,8 +107,8 @@ def main(arguments: list[str] | None = None):
     args = parser.parse_args(arguments)
     names = [each.name for each in fields(Memory)]
     print("GB:".ljust(12), *(f"{name.replace('_', ' '):>15}" for name in [*names, "total", "with TRL"]))
-    for size, configuration in SIZES.items():
-        model = model_on_meta(configuration)
+    for size, name in SIZES.items():
+        model = model_of(RELEASED[name])
         num_tokens = tokens_of_video(model.config, args.num_frames) + args.text_tokens
         for method in METHODS:
             memory = memory_of_step(model, method, num_tokens, args.num_frames, args.rank)

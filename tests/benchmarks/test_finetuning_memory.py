@@ -6,8 +6,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from benchmarks.finetuning_memory import ADAPTED, SIZES, bytes_in_a_layer, main, memory_of_step, model_on_meta
+from benchmarks.checkpoint_sizes import model_of
+from benchmarks.finetuning_memory import ADAPTED, SIZES, bytes_in_a_layer, main, memory_of_step
 from llava_next_video import LlavaNextVideoCollator, train_only
+from llava_next_video.hub.recipes import RELEASED
 from tests.tiny import TEXT_CONFIGS, make_model
 from tests.training.rows import processor_of, video_row
 
@@ -87,7 +89,7 @@ def test_a_layer_keeps_about_what_the_formula_says(text):
 
 def test_the_sizes_are_those_that_are_called_7b_and_32b():
     weights = {
-        name: sum(weight.numel() for weight in model_on_meta(sizes).parameters()) for name, sizes in SIZES.items()
+        size: sum(weight.numel() for weight in model_of(RELEASED[name]).parameters()) for size, name in SIZES.items()
     }
     assert weights["7B"] == pytest.approx(7.06e9, rel=0.01)
     assert weights["32B"] == pytest.approx(33.0e9, rel=0.01)
