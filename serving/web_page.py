@@ -6,6 +6,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -27,6 +28,8 @@ SECONDS_TO_STOP = 2  # for browsers, which keep a connection open
 
 def web(args: argparse.Namespace):
     """Load a checkpoint and show the page until the process is told to stop."""
+    # By default this signal ends a process at once, and videos would stay behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with page_of(args) as server:
         server.run()
 
