@@ -93,6 +93,9 @@ def load_pipeline(args: argparse.Namespace, limits):
         )
     processor.video_processor.limits = processor.image_processor.limits = limits
     model = AutoModelForImageTextToText.from_pretrained(
-        checkpoint, dtype=args.dtype, attn_implementation=args.attn_implementation
+        checkpoint,
+        dtype=args.dtype,
+        attn_implementation=args.attn_implementation,
+        device_map=args.device or "auto",  # weights go there at once
     )
-    return pipeline("video-text-to-text", model=model, processor=processor, device=args.device)
+    return pipeline("video-text-to-text", model=model, processor=processor)

@@ -4,6 +4,12 @@ What a person does at it is in `test_web_browser.py`.
 """
 
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -279,6 +285,24 @@ def test_the_folder_is_removed_at_the_end():
         with_video(Visitor(port))
         assert files_in(folder)
     assert not os.path.exists(folder)
+
+
+def test_a_page_that_is_told_to_stop_leaves_nothing_behind(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "llava_next_video", "web", "--port", str(port), "--device", "cpu"]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            with suppress(OSError):
+                with_video(Visitor(port))
+                break
+            time.sleep(0.1)
+        [folder] = tmp_path.iterdir()
+        assert files_in(folder)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_limit_is_told_before_a_model_is_loaded(capsys):
