@@ -189,9 +189,16 @@ def test_navigation_of_the_site_has_every_page():
     assert sorted(navigation) == sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 
 
-def test_model_page_documents_every_public_name():
-    documented = re.findall(r"^::: llava_next_video\.([\w.]+)$", (DOCS / "model.md").read_text(), re.MULTILINE)
+def test_api_pages_document_every_public_name():
+    pages = "".join(page.read_text() for page in DOCS.glob("api/*.md"))
+    documented = re.findall(r"^::: llava_next_video\.([\w.]+)$", pages, re.MULTILINE)
     assert sorted(name for name in documented if "." not in name) == sorted(llava_next_video.__all__)
+
+
+def test_every_class_has_a_page_of_its_own():
+    for name in llava_next_video.__all__:
+        if isinstance(getattr(llava_next_video, name), type):
+            assert f"::: llava_next_video.{name}\n" in (DOCS / "api" / f"{name}.md").read_text()
 
 
 def table_behind(page: Path, heading: str) -> list[list[str]]:

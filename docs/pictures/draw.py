@@ -33,19 +33,34 @@ INK, PAPER, LINE, DROPPED = "#1e1e1e", "#ffffff", "#606060", "#b8b8b8"
 NEWLINE_COLOUR, END_COLOUR = "#f5a04c", "#b48be0"
 FRAME_COLOURS = ("#a9cdf2", "#b5e0b0", "#f4e19a", "#f2b8c6")
 TOKEN_COLOURS = ("#a9cdf2", "#d9e9f9")
+# What these become where the page is dark; all of them are dark enough for light letters.
+DARK = {
+    PAPER: "#15171c",
+    INK: "#ececec",
+    LINE: "#8c8c8c",
+    DROPPED: "#4d4d4d",
+    NEWLINE_COLOUR: "#a35a0e",
+    END_COLOUR: "#6b4794",
+    **dict(zip(FRAME_COLOURS, ("#2b5680", "#31663a", "#6b5a14", "#763a4c"))),
+    TOKEN_COLOURS[1]: "#22384f",
+}
 MARGIN, CELL = 20, 24  # pixels, as the next ones
 FRAME_SIDE = 3 * CELL
 FRAME_PITCH = FRAME_SIDE + 2 * CELL + 8  # from one frame to the next, past its learned tokens
 
 
 class Drawing:
-    """An SVG picture on white paper, so that it can be read on a dark page too."""
+    """An SVG picture, light or dark as whoever shows it."""
 
     def __init__(self, title: str, width: int, height: int):
         size = {"width": str(width), "height": str(height), "viewBox": f"0 0 {width} {height}"}
         font = {"font-family": "Helvetica, Arial, sans-serif", "font-size": "14"}
         self.root = ElementTree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", **size, **font})
         ElementTree.SubElement(self.root, "title").text = title
+        rules = [
+            f"[fill='{light}'] {{fill: {dark}}} [stroke='{light}'] {{stroke: {dark}}}" for light, dark in DARK.items()
+        ]
+        ElementTree.SubElement(self.root, "style").text = f"@media (prefers-color-scheme: dark) {{{' '.join(rules)}}}"
         self.rectangle(0, 0, width, height, PAPER, line="none")
 
     def rectangle(self, left, top, width, height, fill, line=LINE):
