@@ -1,1 +1,1 @@
-"""Engines that serve the model in processes of their own: vLLM, transformers serve."""
+"""The model for others: vLLM, transformers serve, a page in the browser."""
