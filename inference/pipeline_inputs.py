@@ -14,7 +14,7 @@ from ..processing.video_inputs import is_frame
 from .dataset_rows import without_datasets
 
 
-PREPROCESS_ARGUMENTS = ("continue_final_message", "on_error")
+PREPROCESS_ARGUMENTS = ("continue_final_message", "on_error", "read_ahead")
 POSTPROCESS_ARGUMENTS = ("return_full_text", "return_tensors", "skip_special_tokens", "continue_final_message")
 PROCESSOR_ARGUMENTS = ("num_frames", "fps", "frame_sampling", "do_sample_frames")
 # Arguments of `generate` that the pipeline makes itself, or that take effect before `generate`.
@@ -47,6 +47,10 @@ def pack(values):
     if isinstance(values, list) and not is_chat(values):
         return [PackedInput(value) for value in values]
     return values if isinstance(values, Dataset) else PackedInput(values)
+
+
+def unpacked(value):
+    return value.value if isinstance(value, PackedInput) else value
 
 
 def inputs_of_call(videos, text):
@@ -92,6 +96,11 @@ def sort_arguments(
         generate_kwargs["tokenizer"] = processor.tokenizer
     if own.get("on_error", "raise") not in ("raise", "return"):
         raise ValueError(f"The pipeline got on_error={own['on_error']!r}; it is 'raise' or 'return'.")
+    if not isinstance(ahead := own.get("read_ahead", 0), int) or ahead < 0:
+        raise ValueError(
+            f"The pipeline got read_ahead={ahead!r}; it is the number of prompts whose videos are read before it is "
+            "their turn, 0 or more."
+        )
     preprocess = {name: own[name] for name in PREPROCESS_ARGUMENTS if name in own}
     if processor_kwargs:
         preprocess["processor_kwargs"] = processor_kwargs

@@ -4,10 +4,41 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .remembered_videos import RememberedVideo
+
+
+@dataclass
+class ReadPrompt:
+    """One prompt whose videos are read, before it is written for the model.
+
+    Args:
+        prompt: what the user passed, a question, a prompt with placeholders or the messages of a chat.
+        is_question: whether it is put into a chat template for the user, so that only the answer is returned.
+        messages: of the chat that is put into the template, with their videos processed; `None` for a prompt that is
+            complete.
+        videos: these, in order.
+        pixels: of each video, (F, 3, H, W); `None` where it was encoded before.
+        num_bytes: of the pixels, and of what they were read from where that is in memory.
+        times_forgotten: of the memory, before the videos were looked up.
+    """
+
+    prompt: str | list[dict]
+    is_question: bool
+    messages: list[dict] | None = None
+    videos: list[RememberedVideo] = field(default_factory=list)
+    pixels: list[torch.Tensor | None] = field(default_factory=list)
+    num_bytes: int = 0
+    times_forgotten: int = 0
+
+    def add(self, video: RememberedVideo, source):
+        """Add a video that was read from a source."""
+        self.videos.append(video)
+        self.pixels.append(video.pixels)
+        self.num_bytes += bytes_in_memory(self.pixels[-1]) + bytes_in_memory(source)
 
 
 @dataclass
@@ -19,9 +50,10 @@ class Sample:
         is_question: whether it was put into a chat template for the user, so that only the answer is returned.
         inputs: what the processor made of it, a batch of one, without its videos.
         videos: these, in order.
+        pixels: of each video, should the model change before the sample is answered; dropped then.
         visual_length: its tokens up to the end of the last video.
         preprocess_arguments: of the call of `preprocess` that made it, to repeat it should the model change before the
-            sample is answered; `None` where nothing was taken from memory.
+            sample is answered; `None` where all pixels are there.
         times_forgotten: of the memory, before the sample was made; if it differs later, what was taken is outdated.
         error: why the inputs are empty, with `on_error="return"`.
         sequences (`torch.Tensor` of shape (answers, L)): prompt and answer tokens, after `generate`.
@@ -32,6 +64,7 @@ class Sample:
     is_question: bool = False
     inputs: BatchFeature = field(default_factory=BatchFeature)
     videos: Sequence[RememberedVideo] = ()
+    pixels: Sequence[torch.Tensor | None] = ()
     visual_length: int = 0
     preprocess_arguments: tuple | None = None
     times_forgotten: int = 0
@@ -69,6 +102,21 @@ def join_inputs(inputs: list[BatchFeature], shared: list[int], tokenizer: PreTra
             same_shape = len({item.shape for item in items}) == 1
             batch[name] = torch.stack(items) if same_shape else items
     return batch
+
+
+def bytes_in_memory(value) -> int:
+    """Bytes of pixels, of the contents of a file, or of a list of frames; 0 for what only names a video.
+
+    >>> bytes_in_memory([torch.zeros(3, 2, 2), b"1234", "clip.mp4"])
+    52
+    """
+    if isinstance(value, bytes | bytearray):
+        return len(value)
+    if isinstance(value, Image.Image):
+        return value.height * value.width * len(value.getbands())
+    if isinstance(value, list | tuple):
+        return sum(map(bytes_in_memory, value))
+    return getattr(value, "nbytes", 0)
 
 
 def encoder_outputs(videos: Sequence[RememberedVideo]) -> dict:

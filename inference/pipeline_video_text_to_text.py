@@ -1,10 +1,12 @@
 """`pipeline("video-text-to-text")`: answer questions about videos.
 
 A call goes through `preprocess` (read the videos, write the prompt), `_forward` (encode the videos, generate) and
-`postprocess` (decode the answer). What it takes and returns follows transformers' `ImageTextToTextPipeline`
-(pipelines/image_text_to_text.py).
+`postprocess` (decode the answer); the videos of later prompts are read meanwhile (`read_ahead.py`). What it takes and
+returns follows transformers' `ImageTextToTextPipeline` (pipelines/image_text_to_text.py).
 """
 
+from collections.abc import Hashable, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from .code_export import write_code
 from .continued_conversation import continue_conversation, shared_lengths
 from .offloaded_models import without_disk
 from .pipeline_inputs import (
-    PackedInput,
     as_chat,
     as_list,
     ends_in_text,
@@ -27,9 +28,11 @@ from .pipeline_inputs import (
     load_assistant,
     prompt_and_videos,
     sort_arguments,
+    unpacked,
     with_prompt,
 )
-from .pipeline_samples import Sample, encoder_outputs, join_inputs
+from .pipeline_samples import ReadPrompt, Sample, encoder_outputs, join_inputs
+from .read_ahead import DEFAULT_READ_AHEAD, Answers, BeingRead, ReadAheadItems, ReadAheadStream
 from .remembered_videos import RememberedVideo, VideoMemory
 from .video_fingerprints import video_key
 
@@ -103,6 +106,9 @@ class VideoTextToTextPipeline(Pipeline):
             on_error (`str`, defaults to `"raise"`): `"raise"` stops at the first prompt or video that cannot be used;
                 `"return"` goes on, with `"generated_text": None` and the exception under `"error"` in its place.
             batch_size (`int`, defaults to 1): how many prompts of a list are answered at once.
+            read_ahead (`int`, defaults to 4, or `batch_size` if that is more): of how many prompts of a list, generator
+                or dataset the videos are read, by threads, before it is their turn; 0 reads them when it is. A
+                generator is asked for its items that much earlier.
 
         Returns:
             A list with one `{"input_text": ..., "generated_text": ...}` for each answer (more than one with
@@ -114,6 +120,20 @@ class VideoTextToTextPipeline(Pipeline):
     def _sanitize_parameters(self, **kwargs) -> tuple[dict, dict, dict]:
         return sort_arguments(self.processor, **kwargs)
 
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        preprocess_params = dict(preprocess_params)
+        ahead = preprocess_params.pop("read_ahead", max(DEFAULT_READ_AHEAD, batch_size))
+        params = (num_workers, batch_size, preprocess_params, forward_params, postprocess_params)
+        if ahead == 0 or num_workers > 0:  # processes read ahead by themselves
+            return super().get_iterator(inputs, *params)
+        read = partial(self.read, processor_kwargs=preprocess_params.get("processor_kwargs"))
+        inputs = (ReadAheadItems if isinstance(inputs, Sized) else ReadAheadStream)(inputs, read, ahead)
+        return Answers(super().get_iterator(inputs, *params), inputs)
+
+    def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
+        preprocess_params = {name: value for name, value in preprocess_params.items() if name != "read_ahead"}
+        return super().run_single(inputs, preprocess_params, forward_params, postprocess_params)
+
     def preprocess(
         self,
         inputs,
@@ -121,12 +141,14 @@ class VideoTextToTextPipeline(Pipeline):
         continue_final_message: bool | None = None,
         on_error: str = "raise",
     ) -> dict:
-        inputs = inputs.value if isinstance(inputs, PackedInput) else inputs
-        times_forgotten = self.memory.times_forgotten
+        if isinstance(inputs, BeingRead):
+            inputs, read = inputs.result()
+        else:
+            read = partial(self.read, inputs, processor_kwargs)
+        inputs = unpacked(inputs)
         try:
-            sample = self.prepare(inputs, processor_kwargs or {}, continue_final_message)
-            sample.times_forgotten = times_forgotten
-            if any(video.pixels is None for video in sample.videos):
+            sample = self.write(read(), processor_kwargs, continue_final_message)
+            if any(pixels is None for pixels in sample.pixels):
                 sample.preprocess_arguments = (inputs, processor_kwargs, continue_final_message, on_error)
             return {"samples": sample}
         except (ValueError, TypeError, OSError) as error:
@@ -136,43 +158,61 @@ class VideoTextToTextPipeline(Pipeline):
             prompt = inputs.messages if isinstance(inputs, Chat) else inputs
             return {"samples": Sample(prompt, error=error.with_traceback(None))}
 
-    def prepare(self, inputs, processor_kwargs: dict, continue_final_message: bool | None) -> Sample:
+    def prepare(self, inputs, processor_kwargs: dict | None, continue_final_message: bool | None) -> Sample:
         """Make a sample of one input; its videos are read unless they are remembered."""
-        prompt, videos = prompt_and_videos(inputs)
+        return self.write(self.read(inputs, processor_kwargs), processor_kwargs, continue_final_message)
+
+    def read(self, inputs, processor_kwargs: dict | None = None) -> ReadPrompt:
+        """Read the videos of one input, unless they are remembered. Several threads may do so at a time."""
+        times_forgotten = self.memory.times_forgotten
+        prompt, videos = prompt_and_videos(unpacked(inputs))
         is_question = isinstance(prompt, str) and not self.is_complete(prompt)
-        if isinstance(prompt, str) and not is_question:
-            model_inputs, videos = self.process_prompt(prompt, as_list(videos), processor_kwargs)
-        else:
-            messages = as_chat(prompt, videos) if is_question else prompt
-            model_inputs, videos = self.process_chat(messages, processor_kwargs, continue_final_message)
-        model_inputs.pop("pixel_values_videos", None)
-        [positions] = (model_inputs["input_ids"][0] == self.processor.video_token_id).nonzero(as_tuple=True)
-        visual_length = int(positions.max()) + 1 if len(positions) else 0
-        return Sample(prompt, is_question, model_inputs.to(dtype=self.dtype), videos, visual_length)
-
-    def process_prompt(self, prompt: str, videos: list, processor_kwargs: dict) -> tuple:
-        """Model inputs (`BatchFeature`) of a prompt with its own placeholders, and its videos (`RememberedVideo`)."""
-        self.processor.validate_inputs(text=[prompt], videos=videos)  # before they are read
-        prepared = [self.find_or_read(video, processor_kwargs) for video in videos]
-        processed = [video.processed for video in prepared] or None
-        return self.processor(text=prompt, videos=processed, **processor_kwargs), prepared
-
-    def process_chat(self, messages: list[dict], processor_kwargs: dict, continue_final_message: bool | None) -> tuple:
-        """Model inputs (`BatchFeature`) of a chat, and its videos (`RememberedVideo`)."""
-        prepared = []
+        read = ReadPrompt(prompt, is_question, times_forgotten=times_forgotten)
 
         def read_video(source):
-            prepared.append(self.find_or_read(source, processor_kwargs))
-            return prepared[-1].processed
+            video = self.find_or_read(source, processor_kwargs or {})
+            read.add(video, source)
+            return video.processed
 
-        messages = with_media(checked_conversation(messages), video=read_video)
+        if isinstance(prompt, str) and not is_question:
+            videos = as_list(videos)
+            self.processor.validate_inputs(text=[prompt], videos=videos)  # before they are read
+            for video in videos:
+                read_video(video)
+        else:
+            messages = as_chat(prompt, videos) if is_question else prompt
+            read.messages = with_media(checked_conversation(messages), video=read_video)
+        return read
+
+    def write(self, read: ReadPrompt, processor_kwargs: dict | None, continue_final_message: bool | None) -> Sample:
+        """Write a prompt for the model, in the caller's thread: a tokenizer is used by one at a time."""
+        processor_kwargs = processor_kwargs or {}
+        if read.messages is None:
+            processed = [video.processed for video in read.videos] or None
+            model_inputs = self.processor(text=read.prompt, videos=processed, **processor_kwargs)
+        else:
+            model_inputs = self.write_chat(read.messages, processor_kwargs, continue_final_message)
+        model_inputs.pop("pixel_values_videos", None)
+        [positions] = (model_inputs["input_ids"][0] == self.processor.video_token_id).nonzero(as_tuple=True)
+        return Sample(
+            read.prompt,
+            read.is_question,
+            inputs=model_inputs.to(dtype=self.dtype),
+            videos=read.videos,
+            pixels=read.pixels,
+            visual_length=int(positions.max()) + 1 if len(positions) else 0,
+            times_forgotten=read.times_forgotten,
+        )
+
+    def write_chat(self, messages: list[dict], processor_kwargs: dict, continue_final_message: bool | None):
+        """Model inputs (`BatchFeature`) of a chat whose videos are processed."""
         continues = ends_with_assistant(messages) if continue_final_message is None else continue_final_message
         if continues and not ends_in_text(messages):
             raise ValueError(
                 "The last message of the chat was to be continued, but it does not end in a text. Give it a last "
                 "part {'type': 'text', 'text': ...}, or pass continue_final_message=False."
             )
-        model_inputs = self.processor.apply_chat_template(
+        return self.processor.apply_chat_template(
             messages,
             add_generation_prompt=not continues,
             continue_final_message=continues,
@@ -181,28 +221,32 @@ class VideoTextToTextPipeline(Pipeline):
             return_tensors="pt",
             processor_kwargs=dict(processor_kwargs),
         )
-        return model_inputs, prepared
 
     def find_or_read(self, video, processor_kwargs: dict) -> RememberedVideo:
-        """A video that is remembered, or else read now."""
-        key = None
-        if self.memory.max_videos:
-            video_processor, contents = self.processor.video_processor, video
-            if isinstance(video, str) and is_web_address(video):
-                video = video_processor.open_source(address := video)  # its contents may have changed
-                video.name = address  # for errors
-                contents = video.getbuffer()
-            key = video_key(contents, processor_kwargs, video_processor)
-        in_worker = get_worker_info() is not None  # whose memory is a copy
-        remembered = None if in_worker else self.memory.find(key)
-        if remembered is not None:
-            return remembered
+        """A video that is remembered, or else read now. Threads read different files at the same time, and other
+        videos, such as file objects, one after another."""
+        with self.memory.only_reader(None if isinstance(video, str | Path | bytes) else "all that are no files"):
+            key = None
+            if self.memory.max_videos:
+                video_processor, contents = self.processor.video_processor, video
+                if isinstance(video, str) and is_web_address(video):
+                    video = video_processor.open_source(address := video)  # its contents may have changed
+                    video.name = address  # for errors
+                    contents = video.getbuffer()
+                key = video_key(contents, processor_kwargs, video_processor)
+            if get_worker_info() is not None:  # a process, whose memory is a copy
+                return self.read_video(video, key, processor_kwargs)
+            with self.memory.only_reader(key):
+                remembered = self.memory.find(key)
+                if remembered is None:
+                    remembered = self.read_video(video, key, processor_kwargs)
+                    self.memory.keep(remembered)
+                return remembered
+
+    def read_video(self, video, key: Hashable, processor_kwargs: dict) -> RememberedVideo:
         [processed] = self.processor.process_videos(video, **processor_kwargs)
         pixels, processed.pixel_values = processed.pixel_values, processed.pixel_values.to("meta")
-        remembered = RememberedVideo(key, processed, pixels)
-        if not in_worker:
-            self.memory.keep(remembered)
-        return remembered
+        return RememberedVideo(key, processed, pixels)
 
     def is_complete(self, prompt: str) -> bool:
         """Whether a text is a complete prompt: it has placeholders, or there is no chat template to put it into."""
@@ -220,11 +264,16 @@ class VideoTextToTextPipeline(Pipeline):
         return {"samples": samples}
 
     def refreshed(self, sample: Sample) -> Sample:
-        """The sample, prepared again if it has visual tokens of a model that has changed since. A video that can no
-        longer be read is treated as in `preprocess`."""
-        if sample.preprocess_arguments is None or sample.times_forgotten == self.memory.times_forgotten:
+        """The sample, without the visual tokens that its videos may have of a model that has changed since. They are
+        read again if their pixels are gone; one that can no longer be read is treated as in `preprocess`."""
+        if sample.times_forgotten == self.memory.times_forgotten:
             return sample
-        return self.preprocess(*sample.preprocess_arguments)["samples"]
+        if sample.preprocess_arguments is not None:
+            return self.preprocess(*sample.preprocess_arguments)["samples"]
+        sample.videos = [
+            RememberedVideo(video.key, video.processed, pixels) for video, pixels in zip(sample.videos, sample.pixels)
+        ]
+        return sample
 
     def answer(self, samples: list[Sample], generate_kwargs: dict):
         """Generate, and put the sequences into the samples."""
@@ -232,6 +281,8 @@ class VideoTextToTextPipeline(Pipeline):
         videos = [video for sample in samples for video in sample.videos]
         for video in videos:
             self.encode(video, times_forgotten)
+        for sample in samples:
+            sample.pixels = ()
         generate_kwargs = {**self.assistant_arguments(), **generate_kwargs}
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs, return_dict_in_generate=False)
         shared = shared_lengths(self.model, samples, generate_kwargs)

@@ -9,11 +9,12 @@
 The answers are those of a pipeline that remembers nothing. So a video is found only if it was read with the same
 settings (`video_fingerprints.py`), and everything is dropped when the model has changed (`model_state.py`).
 
-Threads may share a memory: what one thread has taken out, another does not find, and prepares again.
+Threads may share a memory: a conversation that one thread has taken out, another does not find, and runs again.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 from transformers import Cache
 
 from .model_state import ModelState
+from .reading_locks import ReadingLocks
 
 
 @dataclass(eq=False)
@@ -66,6 +68,7 @@ class VideoMemory:
                 f"The pipeline was to remember {max_videos} videos; remembered_videos has to be 0 or more."
             )
         self.max_videos = max_videos
+        self.only_reader = ReadingLocks()
         self.model_state = None
         self.times_forgotten = 0  # results that another thread began before the last time are not kept
         self.forget()
@@ -79,7 +82,7 @@ class VideoMemory:
 
     def forget(self):
         self.times_forgotten += 1
-        self.videos: dict[Hashable, RememberedVideo] = {}  # in the order of their last questions
+        self.videos: OrderedDict[Hashable, RememberedVideo] = OrderedDict()  # in the order of their last questions
         self.conversation: deque[Conversation] = deque(maxlen=1)  # threads can safely take from a deque
 
     def forget_if_changed(self, model: nn.Module):
@@ -89,9 +92,10 @@ class VideoMemory:
             self.forget()
 
     def find(self, key: Hashable) -> RememberedVideo | None:
-        video = self.videos.pop(key, None) if key is not None else None
+        video = self.videos.get(key) if key is not None else None
         if video is not None:
-            self.videos[key] = video
+            with suppress(KeyError):  # another thread's video has just taken its place
+                self.videos.move_to_end(key)
         return video
 
     def keep(self, video: RememberedVideo, times_forgotten: int | None = None):
