@@ -129,9 +129,9 @@ class LlavaNextVideoConfig(PreTrainedConfig):
         slow_frame_stride (`int`, *optional*): (new) slow-fast videos: frames 0, n, 2n, ... keep `spatial_pool_stride`,
             the others are pooled twice as coarsely, and each frame is closed by a learned token. Needs grid newlines
             (`add_faster_video` with `faster_token_stride`).
-        vision_chunk_size (`int`, defaults to 4): (new) how many frames or image tiles go through the tower at once.
-            More is not faster once the device is busy; peak memory grows with it, not with the length of a video.
-            When the tower is trained, or divided by FSDP or ZeRO-3, everything goes through at once.
+        vision_chunk_size (`int`, *optional*): (new) how many frames or image tiles go through the tower at once; by
+            default what the device is fast with, one on a CPU, some more elsewhere. Peak memory grows with it, not with
+            the length of a video. When the tower is trained, or divided by FSDP or ZeRO-3, everything goes through at once.
         image_seq_length, video_seq_length (`int`): kept for readers of the built-in's configuration; not used.
         tie_word_embeddings (`bool`, defaults to `False`): whether `lm_head` is the embedding matrix.
 
@@ -188,7 +188,7 @@ class LlavaNextVideoConfig(PreTrainedConfig):
     spatial_pool_position: PoolPosition = "before_projector"
     video_newline_position: NewlinePosition = "no_token"
     slow_frame_stride: int | None = None
-    vision_chunk_size: int = 4
+    vision_chunk_size: int | None = None
     image_seq_length: int = 576
     video_seq_length: int = 288
     tie_word_embeddings: bool = False
@@ -294,8 +294,8 @@ class LlavaNextVideoConfig(PreTrainedConfig):
                     f"vision_feature_layer is {layers}; a tower of {num_layers} layers has hidden states "
                     f"0 to {num_layers}, or {-num_layers - 1} to -1 from the end."
                 )
-        if self.vision_chunk_size < 1:
-            raise ValueError(f"vision_chunk_size is {self.vision_chunk_size}; it has to be at least 1.")
+        if self.vision_chunk_size is not None and self.vision_chunk_size < 1:
+            raise ValueError(f"vision_chunk_size is {self.vision_chunk_size}; it has to be None or at least 1.")
 
     def validate_placeholders(self):
         for name in ("image_token_index", "video_token_index"):

@@ -13,9 +13,19 @@ from torch.utils.hooks import RemovableHandle
 from transformers import CLIPVisionModel, PreTrainedConfig, PreTrainedModel, SiglipVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .vision_allocations import frames_at_once, use_one_buffer
+
 
 class StopsEarly:
     """Mixin for a vision model of transformers."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        use_one_buffer(self)
+
+    def frames_at_once(self) -> int:
+        """How many frames go through in one call where nobody says."""
+        return frames_at_once(self.config, self.embeddings.position_embedding.weight)
 
     def forward(self, pixel_values: torch.Tensor, wanted_states: Sequence[int] | None = None, **kwargs):
         """Encode pixels, (F, 3, H, W).

@@ -43,7 +43,10 @@ class VisualEncodingMixin:
             Where there are tiles, theirs, (T, h, w, D). Where there are frames, theirs, pooled, (F, h', w', D), and, of
             slow-fast videos, the same pooled twice as coarsely.
         """
-        chunks = [pixels] if self.takes_one_call() else pixels.split(self.config.vision_chunk_size)
+        if self.takes_one_call():
+            chunks = [pixels]
+        else:
+            chunks = pixels.split(self.config.vision_chunk_size or self.vision_tower.frames_at_once())
         grids = [self.encode_chunk(chunk, min(num_tiles, len(chunk)), layers, strategy) for chunk in chunks]
         return [torch.cat(of_chunks) for of_chunks in zip(*grids)]
 

@@ -81,7 +81,7 @@ def test_chunks_of_any_size_give_the_same_features():
     videos = [torch.randn(frames, 3, 16, 16) for frames in (5, 2)]
     images, sizes = torch.randn(2, 5, 3, 16, 16), torch.tensor([[40, 44], [16, 60]])
     results = []
-    for size in (1, 3, 100):
+    for size in (1, 3, 100, None):
         model.config.vision_chunk_size = size
         results.append(
             model.get_video_features(videos).pooler_output + model.get_image_features(images, sizes).pooler_output

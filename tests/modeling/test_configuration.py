@@ -21,7 +21,7 @@ def test_defaults_are_those_of_the_builtin():
         "spatial_pool_position": "before_projector",
         "video_newline_position": "no_token",
         "slow_frame_stride": None,
-        "vision_chunk_size": 4,
+        "vision_chunk_size": None,
     }
     assert {key: value for key, value in ours.items() if key not in builtin} == new_keys
     assert {key: value for key, value in ours.items() if key in builtin} == builtin
@@ -148,7 +148,7 @@ def test_way_to_exported_code_is_neither_followed_nor_saved(tmp_path):
             {"vision_config": {**vision_config(), "image_size": 10**6}},
             "makes 250000 patches on a side; it has to be 1 to",
         ),
-        ({"vision_chunk_size": 0}, "vision_chunk_size is 0; it has to be at least 1"),
+        ({"vision_chunk_size": 0}, "vision_chunk_size is 0; it has to be None or at least 1"),
         ({"vision_config": {"model_type": "vit"}}, "vision_config.model_type is 'vit'; the towers are .*siglip"),
     ],
 )
