@@ -28,7 +28,11 @@ class ExactPixelsMixin:
                 "rescale_factor; the original prepares 8-bit pictures only. Pass those, or exact_pixels=False."
             )
 
-    def prepare_pixels(
+    def prepare_pixels(self, pixels: torch.Tensor, **settings) -> torch.Tensor:
+        """Resize, crop, rescale and normalize pictures of one size: (n, 3, h, w) -> (n, 3, height, width), float32."""
+        return self.prepare_values(self.to_size(pixels, **settings), **settings)
+
+    def to_size(
         self,
         pixels: torch.Tensor,
         do_resize: bool,
@@ -36,6 +40,19 @@ class ExactPixelsMixin:
         resample,
         do_center_crop: bool,
         crop_size: SizeDict,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Resize and crop pictures of one size: (n, 3, h, w) -> (n, 3, height, width). Each becomes what it becomes
+        alone."""
+        if do_resize:
+            pixels = self.resize(pixels, size, resample=resample)  # (n, 3, *resized_sides(h, w, size))
+        if do_center_crop:
+            pixels = self.center_crop(pixels, crop_size)  # (n, 3, crop_size.height, crop_size.width)
+        return pixels
+
+    def prepare_values(
+        self,
+        pixels: torch.Tensor,
         do_rescale: bool,
         rescale_factor: float,
         do_normalize: bool,
@@ -43,11 +60,7 @@ class ExactPixelsMixin:
         image_std,
         **kwargs,
     ) -> torch.Tensor:
-        """Resize, crop, rescale and normalize pictures of one size: (n, 3, h, w) -> (n, 3, height, width), float32."""
-        if do_resize:
-            pixels = self.resize(pixels, size, resample=resample)  # (n, 3, *resized_sides(h, w, size))
-        if do_center_crop:
-            pixels = self.center_crop(pixels, crop_size)  # (n, 3, crop_size.height, crop_size.width)
+        """Rescale and normalize pictures of their final size: (n, 3, height, width), to float32."""
         # Rows of a channel lie together from here on, as the tower wants them; as bytes that is a small copy.
         pixels = pixels.contiguous()
         return self.rescale_and_normalize(pixels, do_rescale, rescale_factor, do_normalize, image_mean, image_std)

@@ -1,8 +1,10 @@
 """What users pass as videos: one or many, as files or as frames, with or without metadata, or prepared before."""
 
 import mimetypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,26 @@ class ProcessedVideo:
 
     pixel_values: torch.Tensor
     metadata: VideoMetadata
+
+
+@dataclass
+class GivenVideo:
+    """A video as a call got it, until it is read.
+
+    Args:
+        source: a file, or frames.
+        metadata: what is known of frames; of any video, once it was read.
+        choose: chooses frames by the metadata; all are taken without.
+        own_scale, layout: of the values of frames, see `rgb_video`.
+        device: where they are prepared.
+    """
+
+    source: Any
+    metadata: VideoMetadata | dict | None
+    choose: Callable | None
+    own_scale: bool
+    layout: str | None
+    device: torch.device | str | None = None
 
 
 def as_list_of_videos(videos) -> list:

@@ -8,14 +8,12 @@ from functools import partial
 import numpy as np
 import torch
 from transformers import BatchFeature
-from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from ..reading.picture_values import is_own_scale
-from ..reading.pictures import rgb_video
-from ..reading.video_reading import read_video
+from ..reading.video_reading import read_into, read_video
 from ..reading.video_sources import is_video_source
 from .checked_settings import PixelSettingsMixin, check_pixel_settings
 from .exact_pixels import ExactPixelsMixin
@@ -29,12 +27,14 @@ from .frame_sampling import (
     time_sentence,
     whole_step,
 )
+from .frames_to_size import FramesToSize
 from .pixel_bounds import check_preparation, memory_errors, split_by_pixels
-from .video_inputs import as_list_of_videos, flatten, sample_array
+from .video_inputs import GivenVideo, as_list_of_videos, flatten, sample_array
 
 
 # Each is decoded in as many threads as there are processors, and holds the frames it needs for that.
 MAX_VIDEOS_AT_ONCE = 8
+SIZE_IS_RIGHT = {"do_resize": False, "do_center_crop": False}
 
 
 class LlavaNextVideoVideoProcessorKwargs(VideosKwargs, total=False):
@@ -85,7 +85,7 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
         """
         check_pixel_settings(kwargs)
         sampling = (kwargs.get(name) for name in ("num_frames", "fps", "frame_sampling", "do_sample_frames"))
-        choose_from_files, choose_from_arrays = self.frame_choosers(*sampling)
+        choose = dict(zip((True, False), self.frame_choosers(*sampling)))  # by whether it is a file
         videos = as_list_of_videos(videos)
         given = kwargs.pop("video_metadata", None)  # for one video, a list, or a list per prompt
         metadata = flatten([] if given is None else given) or [None] * len(videos)
@@ -95,22 +95,23 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
             )
         own_scale = is_own_scale(*(kwargs.get(name, getattr(self, name)) for name in ("do_rescale", "rescale_factor")))
         layout = kwargs.get("input_data_format")
-
-        def frames_of(video, known) -> tuple[np.ndarray | torch.Tensor, VideoMetadata]:
-            if is_video_source(video):
-                frames, described = read_video(video, choose_from_files, self.limits)
-                return rgb_video(frames, self.limits), described
-            frames, described = sample_array(video, known, choose_from_arrays, self.limits, own_scale, layout)
-            self.check_exact(frames, own_scale)
-            return frames, described
-
+        given = [
+            GivenVideo(video, known, choose[is_video_source(video)], own_scale, layout)
+            for video, known in zip(videos, metadata)
+        ]
         with memory_errors("given to the video processor"):
-            frames_and_metadata = in_parallel(frames_of, videos, metadata)
-            return super().preprocess(
-                [frames for frames, _ in frames_and_metadata],
-                video_metadata=[described for _, described in frames_and_metadata],
-                **{**kwargs, "do_sample_frames": False, "input_data_format": ChannelDimension.FIRST},
-            )
+            processed = super().preprocess(given, **{**kwargs, "do_sample_frames": False})
+        if "video_metadata" in processed:
+            processed["video_metadata"] = [video.metadata for video in given]
+        return processed
+
+    def _decode_and_sample_videos(self, videos: list[GivenVideo], *args, **kwargs) -> tuple[list[GivenVideo], None]:
+        return videos, None  # they are read when it is known to which size
+
+    def _prepare_input_videos(self, videos: list[GivenVideo], device=None, **kwargs) -> list[GivenVideo]:
+        for video in videos:
+            video.device = device
+        return videos
 
     def frame_choosers(
         self, num_frames: int | None, fps: float | None, frame_sampling: str | None, do_sample_frames: bool | None
@@ -187,13 +188,36 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
             metadata.frames_indices, metadata.total_num_frames, metadata.fps, one_per_second=one_per_second
         )
 
-    def _preprocess(self, videos: list[torch.Tensor], return_tensors=None, **settings) -> BatchFeature:
+    def _preprocess(self, videos: list[GivenVideo], return_tensors=None, **settings) -> BatchFeature:
+        frames = in_parallel(lambda video: self.read_frames(video, settings), videos)
         # One video after another: videos are rarely alike, and stacking them would copy every full-size frame.
-        processed = [self.prepare_frames(frames, settings) for frames in videos]  # (frames, 3, height, width) of each
+        processed = []  # (frames, 3, height, width) of each
+        for position, video in enumerate(videos):
+            done = SIZE_IS_RIGHT if is_video_source(video.source) else {}
+            processed.append(self.prepare_frames(frames[position], {**settings, **done}))
+            frames[position] = None
         if len(processed) == 1 and return_tensors is not None:
             processed = processed[0][None]  # (1, frames, 3, height, width), a view
         ragged = len({len(video) for video in processed}) > 1
         return BatchFeature({"pixel_values_videos": processed}, tensor_type=None if ragged else return_tensors)
+
+    def read_frames(self, video: GivenVideo, settings: dict) -> torch.Tensor:
+        """The chosen frames of a video, (frames, 3, height, width); of a file in their final size. Their metadata are
+        put into `video`."""
+        if is_video_source(video.source):
+
+            def check(num_frames: int, height: int, width: int):
+                self.limits.check_num_frames(num_frames)
+                check_preparation(num_frames, (height, width), self.limits, **settings)
+
+            frames = FramesToSize(partial(self.to_size, **settings), check, video.device)
+            video.metadata = read_into(frames, video.source, video.choose, self.limits)
+            return frames.frames
+        frames, video.metadata = sample_array(
+            video.source, video.metadata, video.choose, self.limits, video.own_scale, video.layout
+        )
+        self.check_exact(frames, video.own_scale)
+        return frames if video.device is None else frames.to(video.device)
 
     def prepare_frames(self, frames: torch.Tensor, settings: dict) -> torch.Tensor:
         """Frames (frames, 3, h, w) as the model takes them: (frames, 3, height, width), float32."""

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from transformers.video_utils import VideoMetadata
 
-from .chosen_frames import ChooseFrames, chosen_indices, counted_frames, stack_pictures
+from .chosen_frames import ChooseFrames, FrameTaker, chosen_indices, counted_frames, hand_over
 from .errors import Unreadable
 from .guarded_file import GuardedFile, read_into_memory
 from .limits import ReadingLimits
@@ -33,8 +33,8 @@ def check_webp_canvas(header: bytes, limits: ReadingLimits):
 
 
 def read_animated_webp(
-    file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits
-) -> tuple[np.ndarray, VideoMetadata, list[int]]:
+    file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits, taker: FrameTaker
+) -> VideoMetadata:
     """Decode all frames twice, once to count them and once to pick; returns what `read_frames` does."""
     file.seek(0)
     data = read_into_memory(file.read, limits)
@@ -45,13 +45,15 @@ def read_animated_webp(
             timestamps = (frame.info["timestamp"] for frame in decoded_frames(animation, file))
             index = index_of_frames(timestamps, limits)
             metadata = metadata_of(index, animation.height, animation.width, TIME_BASE, stated_fps=None)
-            indices = chosen_indices(choose_frames, metadata)
-            chosen = counted_frames(decoded_frames(animation, file), indices)
-            pictures = (np.asarray(frame.convert("RGB")) for frame in chosen)  # each (h, w, 3)
-            frames = stack_pictures(pictures, (len(indices), animation.height, animation.width), file, limits)
+            metadata.frames_indices = chosen_indices(choose_frames, metadata)
+            chosen = counted_frames(decoded_frames(animation, file), metadata.frames_indices)
+            # Copies, made before the next frame is decoded into the same picture.
+            pictures = (frame.convert("RGB") for frame in chosen)
+            shape = len(metadata.frames_indices), animation.height, animation.width
+            hand_over(pictures, np.array, shape, file, limits, taker)  # each (h, w, 3)
     except (*PILLOW_ERRORS, MemoryError) as error:
         raise Unreadable(str(error) or repr(error)) from error
-    return frames, metadata, indices
+    return metadata
 
 
 def decoded_frames(animation: Image.Image, file: GuardedFile) -> Iterator[Image.Image]:

@@ -1,6 +1,8 @@
-"""Which frames of a video are read, and the array they are put into: the same for all readers."""
+"""Which frames of a video are read, and who takes them: the same for all readers."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 from transformers.utils.logging import tqdm
@@ -41,20 +43,62 @@ def counted_frames(frames: Iterable, indices: list[int]) -> Iterator:
         yield frame
 
 
-def stack_pictures(
-    pictures: Iterable[np.ndarray], shape: tuple[int, int, int], file: GuardedFile | Deadline, limits: ReadingLimits
-) -> np.ndarray:
-    """Put pictures (h, w, 3) into one array as they are decoded, and show a bar when that takes long.
+class FrameTaker(Protocol):
+    """What takes the chosen frames, one after another, as soon as they are decoded."""
+
+    def begin(self, num_frames: int, height: int, width: int) -> None:
+        """So many frames of this size will come. It may be called again: then they all come once more.
+
+        Raises:
+            OverLimit, VideoLimitError: they would cost too much.
+        """
+        ...
+
+    def take(self, position: int, picture: np.ndarray) -> None:
+        """Take one frame (height, width, 3), uint8, RGB, upright; its memory is used again afterwards."""
+        ...
+
+
+class FullFrames:
+    """Keeps frames as they are: `frames` (num_frames, height, width, 3), uint8."""
+
+    def __init__(self, limits: ReadingLimits):
+        self.limits = limits
+        self.frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
+
+    def begin(self, num_frames: int, height: int, width: int):
+        self.limits.check_result(num_frames, height, width)
+        self.frames = np.empty((num_frames, height, width, 3), dtype=np.uint8)
+
+    def take(self, position: int, picture: np.ndarray):
+        self.frames[position] = picture
+
+
+def hand_over(
+    frames: Iterable,
+    picture_of: Callable[[Any], np.ndarray],
+    shape: tuple[int, int, int],
+    file: GuardedFile | Deadline,
+    limits: ReadingLimits,
+    taker: FrameTaker,
+):
+    """Hand frames to whom they are for: one in a thread of its own, while the next is decoded. Shows a bar when that
+    takes long.
 
     Args:
-        shape: number of pictures, their height and width.
+        picture_of: makes a picture (height, width, 3) of a frame.
+        shape: number of frames, height and width of their pictures.
         file: what they are read from, or only until when; checked before each.
     """
     limits.check_pixels(*shape[1:])
-    limits.check_result(*shape)
-    frames = np.empty((*shape, 3), dtype=np.uint8)  # (n, h, w, 3)
-    progress = tqdm(pictures, desc="Reading video", total=shape[0], delay=2, leave=False, disable=None, unit="frame")
-    for position, picture in enumerate(progress):
-        file.check()
-        frames[position] = picture
-    return frames
+    taker.begin(*shape)
+    progress = tqdm(frames, desc="Reading video", total=shape[0], delay=2, leave=False, disable=None, unit="frame")
+    before = None
+    with ThreadPoolExecutor(1) as thread:
+        for position, frame in enumerate(progress):
+            file.check()
+            if before is not None:
+                before.result()
+            before = thread.submit(lambda position, frame: taker.take(position, picture_of(frame)), position, frame)
+        if before is not None:
+            before.result()

@@ -43,8 +43,8 @@ class ReadingLimits:
             time that a file object that cannot seek may take to its end, checked between reads.
         max_frame_pixels: height times width of the largest frame. A decoder holds up to some thirty frames.
         max_frames: most frames in a video, sampled or not.
-        max_result_bytes: size of what one video or picture becomes: frames * height * width * 3 when it is read, and 4
-            times that for the float32 pixels that a processor prepares.
+        max_result_bytes: size of what one video or picture becomes: frames * height * width * 3 of the full-size frames
+            that `read_video` returns, and 4 times that for the float32 pixels that a processor prepares.
         max_decode_seconds: longest time from opening the file to the last frame. It is checked between reads,
             packets and frames: one packet or frame cannot be interrupted.
         max_packet_units: most units (NAL units, OBUs, slices, scans) in one packet, of which a decoder keeps some

@@ -15,6 +15,7 @@ from .packet_units import check_units_of_packet
 
 
 MAX_THREADS = 16  # of a decoder, as FFmpeg has it
+LARGE_FRAME = 2560 * 1440  # pixels
 # What FFmpeg calls the formats that are read. It knows some three hundred, and what their headers make it keep is not
 # known of the others.
 FORMATS = (
@@ -23,10 +24,8 @@ FORMATS = (
     *("gif", "apng", "webp_pipe", "png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "j2k_pipe", "ppm_pipe"),
     *("mp3", "wav", "flac", "aac"),  # of which it is said that they have no video stream
 )
-MP4, AVI = FORMATS_WITH_INDEX = (
-    "mov,mp4,m4a,3gp,3g2,mj2",
-    "avi",
-)  # FFmpeg's names; the index is there when they are open
+# FFmpeg's names of formats whose index it reads when they are opened.
+MP4, AVI = FORMATS_WITH_INDEX = "mov,mp4,m4a,3gp,3g2,mj2", "avi"
 PROBED_BYTES = 5_000_000  # how much FFmpeg may look at to find out what is in a file; its default
 
 
@@ -68,8 +67,9 @@ def open_video(file: GuardedFile, limits: ReadingLimits, stream_index: int | Non
         limits.check_pixels(context.height, context.width)
         context.options = {"max_pixels": str(limits.max_frame_pixels)}
         stream.thread_type = "AUTO"
-        # Twice as many as processors, because packets that are skipped take a thread's turn too.
-        context.thread_count = min(2 * (os.cpu_count() or 1), MAX_THREADS)
+        # Twice as many as processors, because packets that are skipped take a thread's turn too; but each holds frames.
+        threads_of_processor = 1 if context.height * context.width > LARGE_FRAME else 2
+        context.thread_count = min(threads_of_processor * (os.cpu_count() or 1), MAX_THREADS)
         if container.format.name in FORMATS_WITH_INDEX:
             for other in container.streams:
                 if other.index != stream.index:

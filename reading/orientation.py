@@ -1,6 +1,8 @@
 """Turn frames upright, as the display matrix in the side data of a decoded frame says."""
 
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import av
 import av.filter
@@ -8,11 +10,11 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 
 
-def upright(frames: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror frames (n, h, w, 3) as the display matrix of one of them says, to the nearest quarter turn.
+def upright(frame: av.VideoFrame) -> Callable[[np.ndarray], np.ndarray]:
+    """What turns and mirrors pictures (h, w, 3) as the display matrix of a frame says, to the nearest quarter turn.
 
     Returns:
-        A view, (n, h, w, 3) or (n, w, h, 3).
+        A function that returns a view, (h, w, 3) or (w, h, 3).
     """
     # Asking for its side data ties a frame into a cycle: a small copy, which does not keep the decoder's threads alive.
     small = without_exif(frame.reformat(width=16, height=16, format="rgb24"))
@@ -20,13 +22,18 @@ def upright(frames: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
         display_matrix = small.side_data[SideDataType.DISPLAYMATRIX]  # pyright: ignore  # PyAV's stub knows only names
         matrix = np.frombuffer(bytes(display_matrix), dtype=np.int32)
     except KeyError:
-        return frames
+        return lambda picture: picture
     except ValueError:  # one entry is of a kind that PyAV does not know; then only the angle is known, no mirroring
-        return np.rot90(frames, k=round(frame.rotation / 90), axes=(1, 2))
+        return partial(np.rot90, k=round(frame.rotation / 90))
     a, b, _, c, d = matrix[:5].tolist()  # a pixel at (x, y) is shown at (a * x + c * y, b * x + d * y), and shifted
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        frames, a, d = frames.swapaxes(1, 2), c, b  # (n, w, h, 3)
-    return frames[:, :: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    is_turned = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if is_turned else (a, d)
+
+    def turned(picture: np.ndarray) -> np.ndarray:
+        picture = picture.swapaxes(0, 1) if is_turned else picture  # (w, h, 3)
+        return picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+    return turned
 
 
 def without_exif(frame: av.VideoFrame) -> av.VideoFrame:

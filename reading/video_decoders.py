@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers.video_utils import VideoMetadata
 
-from .chosen_frames import ChooseFrames, chosen_indices, stack_pictures
+from .chosen_frames import ChooseFrames, FrameTaker, chosen_indices, hand_over
 from .errors import Unreadable
 from .limits import ReadingLimits
 from .picture_values import channels_first
@@ -24,15 +24,15 @@ LOCK = Lock()  # a decoder stands somewhere in its file: two threads that use it
 
 
 def read_with_decoder(
-    decoder, choose_frames: ChooseFrames | None, limits: ReadingLimits
-) -> tuple[np.ndarray, VideoMetadata, list[int]]:
+    decoder, choose_frames: ChooseFrames | None, limits: ReadingLimits, taker: FrameTaker
+) -> VideoMetadata:
     """Read frames with a `torchcodec.decoders.VideoDecoder`, or what works like one.
 
     What the decoder has been made of is not looked at: `limits` count its frames, their pixels and the result, and the
     time between frames.
 
     Returns:
-        Frames (num_frames, height, width, 3), uint8, RGB; the metadata of the video; the indices of the frames.
+        The metadata of the video, with the indices of the frames that were handed over.
 
     Raises:
         Unreadable: it has no frames, or cannot decode one; `OverLimit` when it would cost more than `limits` allow.
@@ -43,9 +43,13 @@ def read_with_decoder(
         indices = chosen_indices(choose_frames, metadata)
         times = np.full(metadata.total_num_frames, np.nan)  # in seconds from the first frame
         pictures = pictures_at(decoder, indices, times)
-        first = next(pictures)
-        frames = stack_pictures(chain([first], pictures), (len(indices), *first.shape[:2]), deadline, limits)
-    return frames, with_own_times(metadata, times, indices), indices
+        first = next(pictures)  # (h, w, 3)
+        shape = len(indices), *first.shape[:2]
+        hand_over(chain([first], pictures), lambda picture: picture, shape, deadline, limits, taker)
+    metadata = with_own_times(metadata, times, indices)
+    metadata.frames_indices = indices
+    metadata.height, metadata.width = shape[1:]
+    return metadata
 
 
 def metadata_of_decoder(decoder, limits: ReadingLimits) -> VideoMetadata:

@@ -17,7 +17,7 @@ from av.video.reformatter import VideoReformatter
 from transformers.video_utils import VideoMetadata
 
 from .animated_webp import HEADER_BYTES, is_animated_webp, read_animated_webp
-from .chosen_frames import ChooseFrames, chosen_indices, counted_frames, stack_pictures
+from .chosen_frames import ChooseFrames, FrameTaker, FullFrames, chosen_indices, counted_frames, hand_over
 from .container_index import index_of_container
 from .errors import Unreadable, named_errors
 from .first_packets import check_first_packets
@@ -55,6 +55,27 @@ def read_video(
     Returns:
         Frames (num_frames, height, width, 3), uint8, RGB, and the metadata with `frames_indices` filled in.
 
+    Raises: as `read_into`.
+    """
+    frames = FullFrames(limits)
+    metadata = read_into(frames, source, choose_frames, limits)
+    return frames.frames, metadata
+
+
+def read_into(
+    taker: FrameTaker,
+    source: VideoSource,
+    choose_frames: ChooseFrames | None = None,
+    limits: ReadingLimits = DEFAULT_LIMITS,
+) -> VideoMetadata:
+    """Read frames of one video, as `read_video`, and hand each over as soon as it is decoded.
+
+    Args:
+        taker: gets the frames; from the first one again, where the file turns out to need another way of reading.
+
+    Returns:
+        The metadata with `frames_indices` filled in.
+
     Raises:
         VideoReadError: the video is missing, has no video stream or no frames, or cannot be decoded;
             `VideoLimitError` when it would cost more than `limits` allow.
@@ -65,42 +86,41 @@ def read_video(
     source = plain_source(source)
     if is_decoder(source):
         with named_errors(source):
-            frames, metadata, indices = read_with_decoder(source, choose_frames, limits)
-    else:
-        file = open_source(source, limits)
-        try:
-            with named_errors(source):
-                guarded = GuardedFile(file, limits.deadline_of_decoding())
-                frames, metadata, indices = read_frames(guarded, choose_frames, limits, stream_index)
-        finally:
-            if file is not source:
-                file.close()
-    metadata.height, metadata.width = frames.shape[1:3]
-    metadata.frames_indices = indices
-    return frames, metadata
+            return read_with_decoder(source, choose_frames, limits, taker)
+    file = open_source(source, limits)
+    try:
+        with named_errors(source):
+            guarded = GuardedFile(file, limits.deadline_of_decoding())
+            return read_frames(guarded, choose_frames, limits, taker, stream_index)
+    finally:
+        if file is not source:
+            file.close()
 
 
 def read_frames(
-    file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits, stream_index: int | None = None
-) -> tuple[np.ndarray, VideoMetadata, list[int]]:
+    file: GuardedFile,
+    choose_frames: ChooseFrames | None,
+    limits: ReadingLimits,
+    taker: FrameTaker,
+    stream_index: int | None = None,
+) -> VideoMetadata:
     """Read a file by one of the three readers; of several video streams, the one at `stream_index` if it is given.
 
     Returns:
-        The frames, upright (num_frames, height, width, 3); the metadata of the video as it is stored; the indices of
-        the frames.
+        The metadata of the video, with the indices of the frames that were handed over.
     """
     file.keep_pieces()  # it is opened more than once
     header = file.read_at(0, HEADER_BYTES)
     file.check()
     if is_animated_webp(header):
-        return read_animated_webp(file, choose_frames, limits)
+        return read_animated_webp(file, choose_frames, limits, taker)
     try:
         claims = check_first_packets(file, limits)
         times = claims.times if claims is not None and claims.is_complete else None
         try:
-            return read_by_seeking(file, choose_frames, limits, stream_index, times, limits.always_scan)
+            return read_by_seeking(file, choose_frames, limits, taker, stream_index, times, limits.always_scan)
         except PacketsAreNotFrames:
-            return read_by_counting(file, choose_frames, limits, stream_index)
+            return read_by_counting(file, choose_frames, limits, taker, stream_index)
     except (av.FFmpegError, MemoryError) as error:
         file.check()
         reason = getattr(error, "strerror", None) or str(error) or "out of memory"
@@ -113,10 +133,11 @@ def read_by_seeking(
     file: GuardedFile,
     choose_frames: ChooseFrames | None,
     limits: ReadingLimits,
+    taker: FrameTaker,
     stream_index: int | None,
     times: TimesOfTracks | None,
     scan: bool,
-):
+) -> VideoMetadata:
     """Read frames where an index says they are: that of the container, or with `scan`, and where that is not to be had
     or turns out to be wrong, one that is made of all packets. Returns what `read_frames` does."""
     with open_video(file, limits, stream_index) as video:
@@ -126,27 +147,31 @@ def read_by_seeking(
             is_predicted = index is not None
             index = index or index_of_packets(video)
             metadata = metadata_of_stream(video, index)
-            indices = chosen_indices(choose_frames, metadata)
-            frames = stack_upright(FrameSeeker(video, index).frames_at(indices), len(indices), video)
-            return frames, metadata, indices
+            metadata.frames_indices = chosen_indices(choose_frames, metadata)
+            hand_over_upright(FrameSeeker(video, index).frames_at(metadata.frames_indices), metadata, video, taker)
+            return metadata
         except (PacketsAreNotFrames, av.FFmpegError):
             if not is_predicted:
                 raise
             file.check()
-    return read_by_seeking(file, choose_frames, limits, stream_index, times, scan=True)
+    return read_by_seeking(file, choose_frames, limits, taker, stream_index, times, scan=True)
 
 
 def read_by_counting(
-    file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits, stream_index: int | None
-):
+    file: GuardedFile,
+    choose_frames: ChooseFrames | None,
+    limits: ReadingLimits,
+    taker: FrameTaker,
+    stream_index: int | None,
+) -> VideoMetadata:
     """Decode all frames twice, once to count them and once to pick; returns what `read_frames` does."""
     with open_video(file, limits, stream_index) as video:
         index = index_of_frames((frame.pts for frame in all_frames(video)), limits)
         metadata = metadata_of_stream(video, index)
-    indices = chosen_indices(choose_frames, metadata)
+    metadata.frames_indices = chosen_indices(choose_frames, metadata)
     with open_video(file, limits, stream_index) as video:
-        frames = stack_upright(counted_frames(all_frames(video), indices), len(indices), video)
-    return frames, metadata, indices
+        hand_over_upright(counted_frames(all_frames(video), metadata.frames_indices), metadata, video, taker)
+    return metadata
 
 
 def all_frames(video: OpenVideo) -> Iterator[av.VideoFrame]:
@@ -170,12 +195,24 @@ def metadata_of_stream(video: OpenVideo, index: FrameIndex) -> VideoMetadata:
     return metadata_of(index, stream.codec_context.height, stream.codec_context.width, stream.time_base, stated_fps)
 
 
-def stack_upright(frames: Iterator[av.VideoFrame], num_frames: int, video: OpenVideo) -> np.ndarray:
-    """Convert frames to RGB, in the size of the first one, and turn them upright: (num_frames, height, width, 3)."""
+def hand_over_upright(frames: Iterator[av.VideoFrame], metadata: VideoMetadata, video: OpenVideo, taker: FrameTaker):
+    """Convert frames to RGB, in the size of the first one, turn them upright and hand them over. Their height and width
+    go into the metadata."""
     first = next(frames)
-    height, width = first.height, first.width
+    height, width, turned = first.height, first.width, upright(first)
     converter = VideoReformatter()  # one for all; that of a frame has its tables made anew
-    pictures = (
-        converter.reformat(frame, width, height, format="rgb24").to_ndarray() for frame in chain([first], frames)
-    )
-    return upright(stack_pictures(pictures, (num_frames, height, width), video.file, video.limits), first)
+
+    def picture_of(frame: av.VideoFrame) -> np.ndarray:
+        return turned(rgb_values(converter.reformat(frame, width, height, format="rgb24")))
+
+    metadata.height, metadata.width = turned(np.broadcast_to(np.uint8(0), (height, width, 3))).shape[:2]
+    shape = len(metadata.frames_indices), metadata.height, metadata.width
+    hand_over(chain([first], frames), picture_of, shape, video.file, video.limits, taker)
+
+
+def rgb_values(frame: av.VideoFrame) -> np.ndarray:
+    """The values of an RGB frame (height, width, 3), uint8; not a copy where its rows lie together."""
+    plane = frame.planes[0]
+    if plane.line_size != 3 * frame.width:
+        return frame.to_ndarray()
+    return np.frombuffer(plane, np.uint8, 3 * frame.width * frame.height).reshape(frame.height, frame.width, 3)

@@ -10,6 +10,7 @@ import pytest
 from demo_model.clip_writing import write_clip
 from llava_next_video import ReadingLimits, read_video
 from llava_next_video.reading import video_reading
+from llava_next_video.reading.chosen_frames import FullFrames
 from llava_next_video.reading.guarded_file import GuardedFile
 from llava_next_video.reading.mp4_times import delays_of_track, times_of_tracks
 from llava_next_video.reading.packet_index import PacketsAreNotFrames
@@ -142,7 +143,7 @@ def test_files_are_opened_several_times_and_read_once(clip, tmp_path):
     path.write_bytes(clip.read_bytes())
     with path.open("rb") as file:
         guarded = GuardedFile(file, ReadingLimits().deadline_of_decoding())
-        video_reading.read_frames(guarded, some(0), ReadingLimits())
+        video_reading.read_frames(guarded, some(0), ReadingLimits(), FullFrames(ReadingLimits()))
         assert guarded.num_bytes_read < 1.2 * path.stat().st_size
         assert guarded.pieces is None
 

@@ -263,8 +263,8 @@ def test_video_with_side_data_of_an_unknown_kind_is_turned(monkeypatch):
 
     monkeypatch.setattr(orientation, "without_exif", lambda frame: SimpleNamespace(side_data=Unknown()))
     frame = SimpleNamespace(rotation=-90, reformat=lambda **kwargs: None)
-    frames = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
-    assert (upright(frames, frame) == np.rot90(frames, 3, axes=(1, 2))).all()
+    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert (upright(frame)(picture) == np.rot90(picture, 3)).all()
 
 
 def test_every_kind_of_source_gives_the_same_frames(clip):
