@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import absolute, answers, importing, pixels, reading, report, tracing, vision
+from benchmarks import absolute, answers, importing, long_files, pixels, reading, report, tracing, vision
 from benchmarks.clips import DEFAULT_FOLDER
 from benchmarks.comparison import Comparison, Setting, peak_of, run
 from benchmarks.ffmpeg_of_pyav import link_libraries
 
 
-MODULES = (reading, pixels, vision, answers, importing)
+MODULES = (reading, long_files, pixels, vision, answers, importing)
 COMPARISONS: dict[str, Comparison] = {c.name: c for module in MODULES for c in module.COMPARISONS}
 TRACING = "tracing"
 

@@ -1,8 +1,8 @@
 """The clips that reading is measured on, made with PyAV and kept in a folder outside the repository.
 
 The pictures are windows that wander over a large texture, with a little noise, so that frames differ as filmed ones do.
-Long clips repeat the packets of one minute: what a reader has to do grows with the length, what the script has to do
-does not.
+Long clips repeat the packets of a minute or less: what a reader has to do grows with the length, what the script has
+to do does not.
 """
 
 import os
@@ -27,8 +27,11 @@ CLIPS = {
     "60min-240p": (240, 426, 60, 250, 60),
     "60s-360p-vfr": (360, 640, 60, 250, 1),
     "3s-4k": (2160, 3840, 3, 250, 1),
+    "60min-1080p": (1080, 1920, 20, 50, 180),
+    "24h-240p": (240, 426, 60, 250, 24 * 60),
     **{f"question-{number}": (240, 426, 4, 50, 1) for number in range(8)},
 }
+BITS_PER_SECOND = {"60min-1080p": "5500k"}  # 2.5 GB; the others take what they take
 
 
 def clip(name: str, folder: Path, tiny: bool = False) -> str:
@@ -41,7 +44,9 @@ def clip(name: str, folder: Path, tiny: bool = False) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.mp4")
         seed = sum(map(ord, name))
-        encode(unfinished, height, width, seconds, keyframe_interval, "vfr" in name, seed)
+        encode(
+            unfinished, height, width, seconds, keyframe_interval, "vfr" in name, seed, BITS_PER_SECOND.get(name, "")
+        )
         if times > 1:
             once = unfinished.replace(unfinished.with_suffix(".once"))
             repeat(once, unfinished, times)
@@ -51,11 +56,20 @@ def clip(name: str, folder: Path, tiny: bool = False) -> str:
 
 
 def encode(
-    path: Path, height: int, width: int, seconds: int, keyframe_interval: int, variable_rate: bool, seed: int
+    path: Path,
+    height: int,
+    width: int,
+    seconds: int,
+    keyframe_interval: int,
+    variable_rate: bool,
+    seed: int,
+    bits_per_second: str = "",
 ) -> None:
     rng = np.random.default_rng(seed)
     num_frames = seconds * FRAMES_PER_SECOND
     options = {"preset": "veryfast" if height < 2160 else "ultrafast", "g": str(keyframe_interval)}
+    if bits_per_second:
+        options["b"] = bits_per_second
     # PyAV asks for a slice for each thread, where films have one slice.
     options |= {"x264-params": "scenecut=0:sliced-threads=0"}
     milliseconds = np.arange(num_frames) * 1000 // FRAMES_PER_SECOND

@@ -56,7 +56,8 @@ class Comparison:
         what: the work, in the words of the table; `{setting...}` is filled in.
         sides: for each way a function that prepares it, and returns the function to be measured; the first is `HERE`.
             Preparing raises `Unavailable` where a way does not exist.
-        measure: `"seconds"`, or the `"peak"` of memory in bytes.
+        measure: `"seconds"`, the `"peak"` of memory in bytes, or a number that the function returns: of `"bytes"`, or a
+            `"count"`.
         least: for sides that have a target, the least ratio of theirs to ours that is asked for.
         most_extra_seconds: or how many seconds longer than theirs ours may take.
         rounds: how often each side is measured.
@@ -65,7 +66,7 @@ class Comparison:
     name: str
     what: str
     sides: dict[str, Callable[[Setting], Callable[[], object]]]
-    measure: Literal["seconds", "peak"] = "seconds"
+    measure: Literal["seconds", "peak", "bytes", "count"] = "seconds"
     least: dict[str, float] = field(default_factory=dict)
     most_extra_seconds: float | None = None
     rounds: int = 5
@@ -124,7 +125,8 @@ def run(comparison: Comparison, setting: Setting) -> list[Row]:
     for _ in range(rounds):
         for side, function in runs.items():
             before = cpu_seconds_so_far()
-            values[side].append(function() if comparison.measure == "peak" else seconds_of(function, setting))
+            is_timed = comparison.measure == "seconds"
+            values[side].append(seconds_of(function, setting) if is_timed else function())
             cpu_seconds[side] += cpu_seconds_so_far() - before
 
     ours = values.pop(HERE)

@@ -1,28 +1,34 @@
-"""Reading 32 frames of a file: ours next to what a user has instead.
+"""Reading 32 frames of a file: ours next to what a user has instead. Files of hours stand in `long_files.py`.
 
 The built-in loads with its own sampling, which stops a little before the end; the others get the frames that we read.
 """
 
+import os
 from importlib.util import find_spec
 
 from transformers.video_utils import load_video
 
 from benchmarks.clips import clip
 from benchmarks.comparison import BUILTIN, HERE, Comparison, Setting, Unavailable
-from llava_next_video import read_video
+from llava_next_video import ReadingLimits, read_video
 from llava_next_video.processing.frame_sampling import uniform_indices
 from llava_next_video.processing.video_processing_llava_next_video import in_parallel
 
 
 NUM_FRAMES = 32
+LIMITS = ReadingLimits(max_frames=3_000_000)  # a day has 2,160,000
 
 
 def here(name: str):
     def prepare(setting: Setting):
         path = clip(name, setting.clips, setting.tiny)
-        return lambda: read_video(path, lambda metadata: uniform_indices(metadata.total_num_frames, NUM_FRAMES))
+        return lambda: read_video(path, uniform, LIMITS)
 
     return prepare
+
+
+def uniform(metadata):
+    return uniform_indices(metadata.total_num_frames, NUM_FRAMES)
 
 
 def builtin(name: str):
@@ -33,7 +39,7 @@ def builtin(name: str):
     return prepare
 
 
-def torchcodec(name: str):
+def torchcodec(name: str, seek_mode: str = "exact"):
     def prepare(setting: Setting):
         if find_spec("torchcodec") is None:
             raise Unavailable("torchcodec is not installed")
@@ -46,8 +52,8 @@ def torchcodec(name: str):
             raise Unavailable(f"torchcodec finds no FFmpeg: {str(error).splitlines()[0]}") from error
 
         def read():
-            # Its default, "exact", lists the packets first, as we do.
-            decoder = VideoDecoder(path, num_ffmpeg_threads=0, dimension_order="NHWC")
+            # Its default, "exact", lists the packets first.
+            decoder = VideoDecoder(path, num_ffmpeg_threads=0, dimension_order="NHWC", seek_mode=seek_mode)
             indices = uniform_indices(decoder.metadata.num_frames, NUM_FRAMES)
             return decoder.get_frames_at(indices.tolist())
 
@@ -91,6 +97,22 @@ def eight_one_after_another(read_one):
     def prepare(setting: Setting):
         read = read_one(setting)
         return lambda: [read() for _ in range(8)]
+
+    return prepare
+
+
+def from_disk(name: str, side):
+    """The same with nothing of the file in memory."""
+
+    def prepare(setting: Setting):
+        read, path = side(setting), clip(name, setting.clips, setting.tiny)
+
+        def read_cold():
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return read()
+
+        return read_cold
 
     return prepare
 

@@ -48,7 +48,9 @@ def commit() -> str:
 
 
 def amount(value: float, measure: str) -> str:
-    if measure == "peak":
+    if measure == "count":
+        return f"{value:.0f}"
+    if measure in ("peak", "bytes"):
         return f"{value / 1e6:.0f} MB"
     return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
 

@@ -108,6 +108,13 @@ class PredictedPackets:
     def __init__(self, predicted: np.ndarray, any_pts: bool = False):
         self.predicted = predicted  # `PACKET` (n,)
         self.any_pts = any_pts  # whether it is not known yet when they are shown
+        self.in_order = np.argsort(predicted["pts"])  # of each frame, in presentation order, its packet
+
+    def bytes_of(self, indices: list[int]) -> tuple[int, int]:
+        """From and to which bytes the packets of some frames, and those between, lie."""
+        numbers = self.in_order[indices]
+        packets = self.predicted[numbers.min() : numbers.max() + 1]
+        return int(packets["pos"].min()), int((packets["pos"] + packets["size"]).max())
 
     def checked(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
         """Packets from anywhere in the file to its end, each as predicted.

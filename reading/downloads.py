@@ -9,8 +9,10 @@ import re
 import socket
 import ssl
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from http.client import HTTPConnection, HTTPException, HTTPSConnection, responses
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, responses
 from io import BytesIO
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
@@ -36,29 +38,49 @@ from .limits import Deadline, ReadingLimits
 AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\s\0-\x20\x7f%@:/\\?#\[\]]{1,255})(?::([0-9]{0,5}))?", re.IGNORECASE)
 
 
-def download(url: str, limits: ReadingLimits) -> BytesIO:
-    """Download a video into memory."""
-    deadline = limits.deadline_of_fetching("fetching it")
+def download(url: str, limits: ReadingLimits, deadline: Deadline | None = None) -> BytesIO:
+    """Download a video into memory; until a deadline that runs already, if it is given."""
+    deadline = deadline or limits.deadline_of_fetching("fetching it")
+    with open_url(url, limits, deadline) as response:
+        return read_body(response, limits, deadline)
+
+
+def read_body(response: HTTPResponse, limits: ReadingLimits, deadline: Deadline) -> BytesIO:
+    announced = response.length or 0
+    limits.check_bytes(announced)
+    # Not `read`, which takes a chunk of -1 bytes for everything that may ever come.
+    data = read_into_memory(response.read1, limits, deadline)
+    if data.tell() < announced:
+        raise Unreadable(f"the connection was closed after {data.tell()} of {announced} bytes")
+    return data
+
+
+class PartRefused(Unreadable):
+    """The server does not give out this part of a file."""
+
+
+@contextmanager
+def open_url(url: str, limits: ReadingLimits, deadline: Deadline, part: str | None = None) -> Iterator[HTTPResponse]:
+    """Connect to a server; what goes wrong inside, too, is `Unreadable`.
+
+    Args:
+        part: which bytes are asked for, as the header `Range` says it; a server may give all of them all the same.
+    """
     opener = OpenerDirector()  # with these handlers and no other: no ftp:, no file:
     web = WebHandler(deadline, limits.allow_private_addresses)
     errors = (UnknownHandler(), HTTPDefaultErrorHandler(), HTTPErrorProcessor())
     for handler in (ProxyHandler(), web, Redirects(), *errors):
         opener.add_handler(handler)
     try:
-        with opener.open(WebRequest(url)) as response:
-            announced = response.length or 0
-            limits.check_bytes(announced)
-            # Not `read`, which takes a chunk of -1 bytes for everything that may ever come.
-            data = read_into_memory(response.read1, limits, deadline)
-            if data.tell() < announced:
-                raise Unreadable(f"the connection was closed after {data.tell()} of {announced} bytes")
-            return data
+        with opener.open(WebRequest(url, part)) as response:
+            yield response
     except HTTPError as error:
         error.close()
         if 300 <= error.code < 400:
             raise Unreadable("it redirects in circles, too often, or to nowhere") from error
         phrase = responses.get(error.code, "an error")
-        raise Unreadable(f"the server {urlsplit(error.url).netloc} answered {error.code} {phrase}") from error
+        kind = PartRefused if part and error.code == 416 else Unreadable
+        raise kind(f"the server {urlsplit(error.url).netloc} answered {error.code} {phrase}") from error
     except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address
         deadline.check()
         raise Unreadable(f"it cannot be fetched: {getattr(error, 'reason', error) or repr(error)}") from error
@@ -67,8 +89,9 @@ def download(url: str, limits: ReadingLimits) -> BytesIO:
 class WebRequest(Request):
     """A request that knows whether it goes to a proxy."""
 
-    def __init__(self, url: str):
-        super().__init__(quote(url, safe=string.punctuation))
+    def __init__(self, url: str, part: str | None = None):
+        super().__init__(quote(url, safe=string.punctuation), headers={"Range": part} if part else {})
+        self.part = part
         self.host = plain_authority(self.host or "")
         self.through_proxy = False
 
@@ -94,10 +117,10 @@ def plain_authority(authority: str) -> str:
 
 class Redirects(HTTPRedirectHandler):
     """Follows ten redirects, to http: and https: only. Each is a request of its own: no header goes along, such as the
-    password of a proxy."""
+    password of a proxy, but for the part that is asked for."""
 
     def redirect_request(self, request, response, code, message, headers, url):
-        return WebRequest(url)
+        return WebRequest(url, request.part)
 
     def http_error_302(self, request, response, code, message, headers):
         response.close()  # its body is of no use, and may have no end

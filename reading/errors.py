@@ -41,6 +41,10 @@ class OverLimit(Unreadable):
     """Which limit a video exceeds, without its name."""
 
 
+class WholeFileNeeded(Exception):
+    """A file of which parts were fetched has to be fetched whole."""
+
+
 def describe(source) -> str:
     """Name a source in a message: the path or URL, or what kind of data it is."""
     if isinstance(source, bytes | bytearray | memoryview):

@@ -35,7 +35,10 @@ class FrameSeeker:
         Raises:
             PacketsAreNotFrames: the decoder returns other frames than the index says, or one cannot seek in the file.
         """
-        for first, run in self.runs(indices):
+        runs = self.runs(indices)
+        if self.predicted is not None:
+            self.video.file.plan([self.predicted.bytes_of([first, *run]) for first, run in runs])
+        for first, run in runs:
             yield from self.frames_of_run(first, run)
 
     def runs(self, indices: list[int]) -> list[tuple[int, list[int]]]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from io import SEEK_END, BytesIO
 from typing import BinaryIO
 
-from .errors import OverLimit, Unreadable
+from .errors import Unreadable, WholeFileNeeded
 from .limits import Deadline, ReadingLimits
 from .read_pieces import ReadPieces
 
@@ -25,6 +25,7 @@ class GuardedFile:
         self.hides_size = False  # whether nobody can seek from the end of the file
         self.pieces = None  # what was read already, while it is kept
         self.num_bytes_read = 0
+        self.in_parts = getattr(file, "in_parts", False)  # whether it is fetched as it is read: `RangedFile`
 
     def read(self, size: int) -> bytes:
         # FFmpeg stops at the end of a file on every path; errors it may try to read past. `check` tells why.
@@ -66,6 +67,11 @@ class GuardedFile:
     def forget_pieces(self):
         self.pieces = None
 
+    def plan(self, ranges: list[tuple[int, int]]):
+        """Say which bytes, from and to, will be read, to a file that is fetched in parts."""
+        if self.in_parts:
+            self.file.plan(ranges)
+
     def read_at(self, position: int, size: int) -> bytes:
         """So many bytes, fewer only at the end of the file."""
         self.seek(position)
@@ -96,16 +102,18 @@ class GuardedFile:
         return self.file.tell()
 
     def size(self) -> int:
-        """Bytes of the file; nobody reads from it meanwhile."""
-        position = self.tell()
+        """Bytes of the file, 0 where that cannot be found out. It stays where it stands."""
         try:
-            return self.file.seek(0, SEEK_END)
-        finally:
+            position = self.file.tell()
+            size = self.file.seek(0, SEEK_END)
             self.file.seek(position)
+            return size
+        except Exception:  # of the user's file object, which may not seek from its end
+            return 0
 
     def check(self):
         """Raise what ended the file early, if something did."""
-        if isinstance(self.failure, OverLimit):
+        if isinstance(self.failure, Unreadable | WholeFileNeeded):
             raise self.failure
         if self.failure is not None:
             raise Unreadable(f"reading its file object failed: {self.failure!r}") from self.failure

@@ -27,6 +27,9 @@ class Deadline:
         if self.passed:
             raise OverLimit(self.reason)
 
+    def extend(self, seconds: float):
+        self.moment += seconds
+
     def seconds_left(self) -> float:
         self.check()
         return min(max(self.moment - time.monotonic(), 0.001), LONGEST_WAIT)
@@ -38,9 +41,11 @@ class ReadingLimits:
 
     Args:
         max_fetched_bytes: largest video that is held in memory: fetched from a URL, in a data URI, given as bytes, or
-            read from a file object that cannot seek. Files on disk are read where they are and may be larger.
-        max_fetch_seconds: longest download, redirects included, from the first connection to the last byte; and longest
-            time that a file object that cannot seek may take to its end, checked between reads.
+            read from a file object that cannot seek. Files on disk are read where they are and may be larger; so may
+            files on a server that gives out parts, where parts of up to so many bytes together are enough.
+        max_fetch_seconds: longest download, redirects included, from the first connection to the last byte, of parts
+            without the time between; and longest time that a file object that cannot seek may take to its end, checked
+            between reads.
         max_frame_pixels: height times width of the largest frame. A decoder holds up to some thirty frames.
         max_frames: most frames in a video, sampled or not.
         max_result_bytes: size of what one video or picture becomes: frames * height * width * 3 of the full-size frames

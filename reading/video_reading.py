@@ -10,6 +10,7 @@ counted instead.
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -19,11 +20,12 @@ from transformers.video_utils import VideoMetadata
 from .animated_webp import HEADER_BYTES, is_animated_webp, read_animated_webp
 from .chosen_frames import ChooseFrames, FrameTaker, FullFrames, chosen_indices, counted_frames, hand_over
 from .container_index import index_of_container
-from .errors import Unreadable, named_errors
+from .errors import Unreadable, WholeFileNeeded, named_errors
 from .first_packets import check_first_packets
 from .frame_seeking import FrameSeeker
 from .guarded_file import GuardedFile
 from .limits import DEFAULT_LIMITS, ReadingLimits
+from .mp4_index import check_index
 from .mp4_times import TimesOfTracks
 from .open_video import OpenVideo, open_video
 from .orientation import upright
@@ -87,14 +89,24 @@ def read_into(
     if is_decoder(source):
         with named_errors(source):
             return read_with_decoder(source, choose_frames, limits, taker)
-    file = open_source(source, limits)
+    file = open_source(source, limits, in_parts=not limits.always_scan)
     try:
         with named_errors(source):
-            guarded = GuardedFile(file, limits.deadline_of_decoding())
-            return read_frames(guarded, choose_frames, limits, taker, stream_index)
+            try:
+                return read_frames(guarded(file, limits), choose_frames, limits, taker, stream_index)
+            except WholeFileNeeded:
+                file = file.whole()
+            return read_frames(guarded(file, limits), choose_frames, limits, taker, stream_index)
     finally:
         if file is not source:
             file.close()
+
+
+def guarded(file: BinaryIO, limits: ReadingLimits) -> GuardedFile:
+    file_with_deadline = GuardedFile(file, limits.deadline_of_decoding())
+    if file_with_deadline.in_parts:
+        file.decoding = file_with_deadline.deadline  # does not run while a part is fetched
+    return file_with_deadline
 
 
 def read_frames(
@@ -112,6 +124,11 @@ def read_frames(
     file.keep_pieces()  # it is opened more than once
     header = file.read_at(0, HEADER_BYTES)
     file.check()
+    if file.in_parts:
+        claims = check_index(file.read_at, limits)
+        file.check()
+        if claims is None or not claims.is_complete:
+            raise WholeFileNeeded
     if is_animated_webp(header):
         return read_animated_webp(file, choose_frames, limits, taker)
     try:
@@ -145,6 +162,8 @@ def read_by_seeking(
         try:
             index = None if scan else index_of_container(video, times)
             is_predicted = index is not None
+            if not is_predicted and file.in_parts:
+                raise WholeFileNeeded
             index = index or index_of_packets(video)
             metadata = metadata_of_stream(video, index)
             metadata.frames_indices = chosen_indices(choose_frames, metadata)
@@ -154,6 +173,8 @@ def read_by_seeking(
             if not is_predicted:
                 raise
             file.check()
+            if file.in_parts:
+                raise WholeFileNeeded from None
     return read_by_seeking(file, choose_frames, limits, taker, stream_index, times, scan=True)
 
 

@@ -13,6 +13,7 @@ from .downloads import download
 from .errors import Unreadable, named_errors
 from .guarded_file import read_into_memory
 from .limits import DEFAULT_LIMITS, ReadingLimits
+from .ranged_file import open_in_parts
 
 
 VideoSource = str | Path | bytes | bytearray | memoryview | BinaryIO | Mapping[str, Any]
@@ -65,8 +66,11 @@ def is_local(path) -> bool:
     return isinstance(path, str | Path) and scheme_of(str(path)) is None and Path(path).is_file()
 
 
-def open_source(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS) -> BinaryIO:
+def open_source(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS, in_parts: bool = False) -> BinaryIO:
     """Turn a source into a file object that can seek; a file object that can is returned itself.
+
+    Args:
+        in_parts: whether of a large file on a server only what is read is fetched, by a `RangedFile`.
 
     Raises:
         VideoReadError: it is missing or cannot be fetched; `VideoLimitError`, that would take more than `limits` allow.
@@ -86,7 +90,7 @@ def open_source(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS) -> 
             return open_file_object(source, limits)
         match scheme_of(str(source)):
             case "http" | "https":
-                return download(str(source), limits)
+                return open_in_parts(str(source), limits) if in_parts else download(str(source), limits)
             case "data":
                 return decode_data_uri(str(source), limits)
             case None:
