@@ -97,7 +97,7 @@ def model_card(folder: str | Path, repository: str | None = None, facts: CardFac
     environment.filters.update(fenced=fenced, code=code, plain=plain)
     card = environment.get_template("model_card.md.jinja").render(
         metadata=header.to_yaml(),
-        title=repository.rsplit("/")[-1] if repository else "LLaVA-NeXT-Video",
+        title=repository.rsplit("/")[-1] if repository else plain(facts.title or "LLaVA-NeXT-Video"),
         name=repository or PLACEHOLDER_PATH,
         base_models=base_models,
         facts=facts,

@@ -1,6 +1,7 @@
 """What a checkpoint's files do not show and its model card says all the same: `model_card.json` beside the weights.
 
     {
+      "title": "Moving coloured shapes",               where the card is not of a repository with a name
       "license": "apache-2.0",                         as the Hub abbreviates it; "other" comes with a "license_name"
       "license_name": "my-license",                    and, if there is one, a "license_link"
       "language": ["en"],                              of questions and answers
@@ -34,6 +35,7 @@ MARKS_AT_THE_START = re.compile(r"^([-+=:]|\d+(?=[.)]))")
 class CardFacts:
     """What is said of a checkpoint, as above."""
 
+    title: str | None = None
     license: str | None = None
     license_name: str | None = None
     license_link: str | None = None

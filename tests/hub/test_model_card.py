@@ -11,6 +11,7 @@ from shutil import copyfile
 
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 from torch import nn
 from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltInConfig
 from transformers.models.llava_next_video import LlavaNextVideoForConditionalGeneration as BuiltInModel
@@ -20,7 +21,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoConfig
 from llava_next_video.hub.export import export_for_hub
 from llava_next_video.hub.model_card import PLACEHOLDER_PATH, code, fenced, model_card
-from llava_next_video.hub.model_card_facts import CardFacts
+from llava_next_video.hub.model_card_facts import CardFacts, facts_of, plain
 from tests import tiny
 
 
@@ -79,11 +80,12 @@ def card():
 
 @pytest.fixture(scope="module")
 def run_blocks(tmp_path_factory):
-    """Runs blocks where a reader would: beside an exported folder of that name, two videos."""
+    """Runs blocks where a reader would: beside an exported folder of that name, two videos and a picture."""
     place = tmp_path_factory.mktemp("reader")
     export_for_hub(DEMO_CHECKPOINT, place / NAME)
     copyfile(SAMPLES / "red_circle_moves_left.mp4", place / "video.mp4")
     copyfile(SAMPLES / "yellow_star_moves_down.mp4", place / "longer_video.mp4")
+    Image.new("RGB", (80, 60), "red").save(place / "image.png")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(place / "modules")}
 
     def run(blocks: list[str]) -> tuple[list[str], bool]:
@@ -108,9 +110,10 @@ def test_snippets_run_with_the_code_of_the_export(card, run_blocks):
     blocks = [text for needs, text in python_blocks(card) if not needs and "import llava_next_video" not in text]
     printed, package_was_imported = run_blocks(blocks)
     assert not package_was_imported
-    pipe, streamed, auto_classes, batch, lora = (text.splitlines() for text in printed)
+    pipe, streamed, auto_classes, batch, *image, lora = (text.splitlines() for text in printed)
     assert pipe == streamed == auto_classes == ["A red circle moves left."]
     assert batch == ["A red circle moves left.", "A yellow star moves down."]
+    assert len(image) == facts_of(DEMO_CHECKPOINT).images
     losses = [float(line.rpartition(" ")[2]) for line in lora]
     assert len(losses) == 5
     assert losses == sorted(losses, reverse=True)
@@ -165,14 +168,13 @@ def test_license_of_one_s_own_has_a_name_and_a_link():
 
 
 def test_demonstration_says_what_it_is(card):
-    head = card.partition("## Pipeline")[0]
-    assert "it answers questions about videos of moving coloured shapes, and about nothing else, with a" in head
-    assert "It was trained from random weights, on clips that a program draws" in head
-    assert (
-        "\n## Limits\n\n* It is a demonstration: it knows circles, squares, triangles and stars in red, green" in head
-    )
+    facts = facts_of(DEMO_CHECKPOINT)
+    head, _, tail = card.partition("## Pipeline")
+    assert f"it answers questions about {facts.subject}, with a" in head
+    assert "coloured shapes" in facts.subject
+    assert f"\n\n{plain(facts.origin)}\n\n## Limits\n\n* {plain(facts.limits[0])}\n" in head
     assert "It was made from" not in head
-    assert "## License\n\nWeights: apache-2.0.\n" in card
+    assert "## License\n\nWeights: apache-2.0.\n" in tail
 
 
 def test_nothing_is_said_of_a_checkpoint_that_nobody_said_anything_of(tmp_path):
@@ -183,12 +185,12 @@ def test_nothing_is_said_of_a_checkpoint_that_nobody_said_anything_of(tmp_path):
     assert "Nothing was said about the license of these weights" in card
 
 
-def test_images_are_left_out_where_it_never_saw_any(card, tmp_path):
-    assert "image.png" not in card
-    assert "Images" not in recipe(card)
-    with_images = tiny_card(tmp_path)
-    assert "\n### Images\n\n```python\n" in with_images
-    assert "image.png" in with_images
+@pytest.mark.parametrize("saw_images", [True, False])
+def test_images_are_left_out_where_it_never_saw_any(saw_images):
+    card = model_card(DEMO_CHECKPOINT, NAME, CardFacts(images=saw_images))
+    assert ("\n### Images\n\n```python\n" in card) == saw_images
+    assert ("image.png" in card) == saw_images
+    assert ("Images" in recipe(card)) == saw_images
 
 
 def test_cards_say_how_to_have_the_package_while_it_has_no_address(card):
@@ -197,7 +199,10 @@ def test_cards_say_how_to_have_the_package_while_it_has_no_address(card):
 
 
 def test_card_without_repository_has_a_placeholder():
-    assert f'model="{PLACEHOLDER_PATH}"' in model_card(DEMO_CHECKPOINT)
+    card = model_card(DEMO_CHECKPOINT)
+    assert f'model="{PLACEHOLDER_PATH}"' in card
+    assert f"\n# {facts_of(DEMO_CHECKPOINT).title}\n" in card
+    assert "\n# LLaVA-NeXT-Video\n" in model_card(DEMO_CHECKPOINT, facts=CardFacts())
 
 
 def test_recipe_of_the_embedded_checkpoint(card):
