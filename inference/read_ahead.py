@@ -96,9 +96,9 @@ class ReadAhead:
 
     def close(self):
         """Read nothing more. Threads end when they have read what they are reading."""
-        if self.threads is not None:
+        if self.threads is not None and self.process == os.getpid():
             self.threads.shutdown(wait=False, cancel_futures=True)
-            self.threads = None
+        self.threads = None
 
     def __del__(self):
         self.close()

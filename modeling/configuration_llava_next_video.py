@@ -131,7 +131,8 @@ class LlavaNextVideoConfig(PreTrainedConfig):
             (`add_faster_video` with `faster_token_stride`).
         vision_chunk_size (`int`, *optional*): (new) how many frames or image tiles go through the tower at once; by
             default what the device is fast with, one on a CPU, some more elsewhere. Peak memory grows with it, not with
-            the length of a video. When the tower is trained, or divided by FSDP or ZeRO-3, everything goes through at once.
+            the length of a video. When the tower is trained, or divided by FSDP or ZeRO-3, everything goes through at
+            once.
         image_seq_length, video_seq_length (`int`): kept for readers of the built-in's configuration; not used.
         tie_word_embeddings (`bool`, defaults to `False`): whether `lm_head` is the embedding matrix.
 
