@@ -34,12 +34,16 @@ class Setting:
         clips: folder of the clips, which are made when they are missing.
         device: of models and pixels, `"cpu"` or `"cuda"`.
         num_frames: of a video that questions are asked about.
+        float32: whether models are in float32 where bfloat16 would be faster.
+        rounds: how often each side is measured, instead of what each comparison says.
     """
 
     tiny: bool
     clips: Path
     device: str = "cpu"
     num_frames: int = 2
+    float32: bool = False
+    rounds: int | None = None
 
     @property
     def num_vision_frames(self) -> int:
@@ -58,7 +62,8 @@ class Comparison:
             Preparing raises `Unavailable` where a way does not exist.
         measure: `"seconds"`, the `"peak"` of memory in bytes, or a number that the function returns: of `"bytes"`, or a
             `"count"`.
-        least: for sides that have a target, the least ratio of theirs to ours that is asked for.
+        least: for sides that have a target, the least ratio of theirs to ours that is asked for; or a function of the
+            setting that returns this.
         most_extra_seconds: or how many seconds longer than theirs ours may take.
         rounds: how often each side is measured.
     """
@@ -67,7 +72,7 @@ class Comparison:
     what: str
     sides: dict[str, Callable[[Setting], Callable[[], object]]]
     measure: Literal["seconds", "peak", "bytes", "count"] = "seconds"
-    least: dict[str, float] = field(default_factory=dict)
+    least: dict[str, float] | Callable[[Setting], dict[str, float]] = field(default_factory=dict)
     most_extra_seconds: float | None = None
     rounds: int = 5
 
@@ -110,7 +115,7 @@ class Row:
 
 def run(comparison: Comparison, setting: Setting) -> list[Row]:
     """Measure a comparison, one row for each side next to ours."""
-    rounds = 1 if setting.tiny else comparison.rounds
+    rounds = 1 if setting.tiny else setting.rounds or comparison.rounds
     runs, missing = {}, {}
     for side, prepare in comparison.sides.items():
         try:
@@ -130,13 +135,14 @@ def run(comparison: Comparison, setting: Setting) -> list[Row]:
             cpu_seconds[side] += cpu_seconds_so_far() - before
 
     ours = values.pop(HERE)
+    least = comparison.least(setting) if callable(comparison.least) else comparison.least
     rows = []
     for side in comparison.sides:
         if side == HERE:
             continue
         what = comparison.what.format(setting=setting)
         row = Row(comparison.name, what, side, comparison.measure, median(ours))
-        row.least, row.most_extra_seconds = comparison.least.get(side), comparison.most_extra_seconds
+        row.least, row.most_extra_seconds = least.get(side), comparison.most_extra_seconds
         if side in missing:
             row.note = missing[side]
         else:
@@ -163,7 +169,8 @@ def cpu_seconds_so_far() -> float:
 
 def peak_in_fresh_process(comparison: Comparison, side: str, setting: Setting) -> int:
     """Bytes; the process is this module's `__main__`, with `--peak`."""
-    arguments = ["--peak", side, comparison.name, "--clips", str(setting.clips), *["--tiny"] * setting.tiny]
+    arguments = ["--peak", side, comparison.name, "--clips", str(setting.clips), "--device", setting.device]
+    arguments += ["--tiny"] * setting.tiny
     output = subprocess.check_output([sys.executable, "-m", "benchmarks", *arguments], text=True)
     return int(output.split()[-1])
 

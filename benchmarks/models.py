@@ -37,13 +37,30 @@ QWEN2_HALF_BILLION = {
     "max_position_embeddings": 32768,
     "tie_word_embeddings": True,
 }
-TOWERS = {"clip": KNOWN[CLIP], "siglip": {**KNOWN[SIGLIP], "vision_use_head": False}}
+QWEN1_5_32_BILLION = {
+    **QWEN2_HALF_BILLION,
+    "hidden_size": 5120,
+    "intermediate_size": 27392,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+SIGLIP_WITHOUT_HEAD = {**KNOWN[SIGLIP], "vision_use_head": False}
+# Tower and language model of each kind of model.
+PARTS = {
+    "clip": (KNOWN[CLIP], QWEN2_HALF_BILLION),
+    "siglip": (SIGLIP_WITHOUT_HEAD, QWEN2_HALF_BILLION),
+    "32B-Qwen": (SIGLIP_WITHOUT_HEAD, QWEN1_5_32_BILLION),
+}
 # Heads of 32 channels, the fewest that vLLM's attention on CPUs has.
 TINY = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2}
 TINY_TOWER = {**TINY, "image_size": 28, "patch_size": 7}
 TINY_TEXT = {**TINY, "num_key_value_heads": 2, "vocab_size": 2000}
 
 
+@cache
 def dtype(device: str) -> torch.dtype:
     """bfloat16 where there are instructions for it, which is what these models are released in; else float32."""
     flags = Path("/proc/cpuinfo").read_text() if device == "cpu" else "amx_bf16"
@@ -59,8 +76,8 @@ def demo_processor() -> ProcessorMixin:
 def configuration(tower: str, tiny: bool) -> dict:
     """Arguments that both configuration classes understand."""
     demo = demo_processor()
-    vision = {**TOWERS[tower], **(TINY_TOWER if tiny else {})}
-    text = {**QWEN2_HALF_BILLION, **(TINY_TEXT if tiny else {})}
+    vision, text = PARTS[tower]
+    vision, text = {**vision, **(TINY_TOWER if tiny else {})}, {**text, **(TINY_TEXT if tiny else {})}
     return {
         "vision_config": vision,
         "text_config": {**text, "eos_token_id": demo.tokenizer.eos_token_id},
@@ -68,7 +85,7 @@ def configuration(tower: str, tiny: bool) -> dict:
         "video_token_index": demo.video_token_id,
         "vision_feature_select_strategy": "default" if tower == "clip" else "full",
         "image_grid_pinpoints": [[vision["image_size"], 2 * vision["image_size"]]],
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": text["tie_word_embeddings"],
     }
 
 
@@ -77,8 +94,9 @@ def model(side: str, tower: str, setting: Setting) -> PreTrainedModel:
     """The model of one side, in eval mode; both sides share their weights."""
     arguments = configuration(tower, setting.tiny)
     config = (BuiltinConfig if side == BUILTIN else llava_next_video.LlavaNextVideoConfig)(**arguments)
+    data_type = torch.float32 if setting.float32 else dtype(setting.device)
     with no_init_weights(), torch.device(setting.device):
-        made = AutoModelForImageTextToText.from_config(config, dtype=dtype(setting.device)).eval()
+        made = AutoModelForImageTextToText.from_config(config, dtype=data_type).eval()
     if side == BUILTIN:
         made.load_state_dict(model(HERE, tower, setting).state_dict(), assign=True)
     else:

@@ -1,12 +1,18 @@
 """Every comparison runs, with tiny models and clips; what it measures then means nothing."""
 
+import copy
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import absolute, checkpoint_sizes, clips, reading, tracing
-from benchmarks.__main__ import COMPARISONS, main
+from benchmarks import __main__ as command
+from benchmarks import absolute, checkpoint_sizes, clips, reading, reading_ahead, tracing, vision
+from benchmarks.__main__ import COMPARISONS, ON_A_DEVICE, main
 from benchmarks.comparison import (
     BUILTIN,
     HERE,
@@ -61,8 +67,59 @@ def test_ours_traces_as_one_graph(setting):
     assert tracing.graphs_of_two_prefills(HERE, setting) == "1 graph for two videos"
 
 
-def test_absolute_numbers_are_measured_for_every_kernel(setting):
-    assert len(absolute.table(setting)) == 2 + len(absolute.kernels()) + 1
+def test_what_is_run_on_a_gpu_ends_with_tables_of_every_kernel_and_model(setting):
+    rows, tables, _ = command.measure(ON_A_DEVICE, setting)
+    assert {row.comparison for row in rows} == {name for name in ON_A_DEVICE if name != "absolute"}
+    assert [len(table) for table in tables] == [2 + 1 + len(absolute.kernels()) + 1] * 2
+    assert [table[0].split(",")[0] for table in tables] == ["| clip", "| 32B-Qwen"]
+
+
+def test_on_a_gpu_what_there_is_no_time_for_is_left_out(setting, monkeypatch):
+    monkeypatch.setattr(command, "SECONDS_ON_A_DEVICE", 0)
+    on_a_gpu = replace(setting, device="cuda")
+    rows, [note], _ = command.measure(ON_A_DEVICE, on_a_gpu)
+    assert not rows
+    assert note == [f"Left out for want of time: {', '.join(ON_A_DEVICE)}."]
+    assert absolute.tables(setting, lambda: False) == [["clip: no time was left."], ["32B-Qwen: no time was left."]]
+
+
+def test_a_large_model_is_measured_only_where_it_fits(setting):
+    assert absolute.fits("clip", replace(setting, tiny=False))
+    assert not absolute.fits("32B-Qwen", replace(setting, tiny=False))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_error_without_a_gpu(capsys):
+    with pytest.raises(SystemExit):
+        main(["--device", "cuda"])
+    assert "torch finds no GPU here; leave --device out" in capsys.readouterr().err
+
+
+def test_operations_are_those_that_torch_counts(setting):
+    whole = copy.deepcopy(vision.model(HERE, "clip", setting))
+    whole.set_attn_implementation("eager")  # torch does not count what `sdpa` does on a CPU
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        whole.get_video_features(torch.randn(1, 3, 3, 28, 28).to(whole.dtype))
+    assert vision.operations(whole.config, 3) == counter.get_total_flops()
+
+
+def test_waiting_model_reads_ahead(setting):
+    """A wait that ends when the next video is being read."""
+    pipe, begun = reading_ahead.waiting_pipeline(setting, 0.0), []
+    find, answered = pipe.find_or_read, []
+    pipe.find_or_read = lambda *args: begun.append(1) or find(*args)
+    wait_until = time.monotonic() + 60
+
+    def answer(samples, generate_kwargs):
+        answered.append(1)
+        while len(begun) <= len(answered) < reading_ahead.NUM_VIDEOS and time.monotonic() < wait_until:
+            time.sleep(0.001)
+        reading_ahead.Waiting.answer(pipe, samples, generate_kwargs)
+
+    pipe.answer = answer
+    pipe(reading_ahead.eight_videos(setting), num_frames=4)
+    assert len(answered) == reading_ahead.NUM_VIDEOS
+    assert time.monotonic() < wait_until
 
 
 def test_command_writes_a_table_and_a_plot(tmp_path, setting, capsys):
