@@ -74,6 +74,8 @@ def answer_questions(args: argparse.Namespace):
             "max_new_tokens": args.max_new_tokens,
             **sampling_arguments(args),
         }
+        if args.questions == STANDARD_INPUT:
+            arguments["read_ahead"] = 0  # whoever writes the lines may wait for an answer before the next one
         records = answered(pipe, chain([first], rows), settings, arguments)
         for record in tqdm(
             records, initial=num_done, total=num_lines(args.questions), unit="question", disable=not is_shown()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -162,6 +163,20 @@ def test_questions_may_come_through_a_pipe_and_answers_go_to_one(questions, whol
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(questions.read_bytes())))
     assert main(["ask", "--questions", "-", "--device", "cpu"]) == 0
     assert capsysbinary.readouterr().out == whole
+
+
+def test_line_on_standard_input_is_answered_before_the_next_is_read(monkeypatch, capsysbinary):
+    """Whoever asks the next question only after an answer would have waited for ever."""
+    answers = []
+
+    def lines():
+        for _ in range(2):
+            yield json.dumps(LINES[0]).encode()
+            answers.append(capsysbinary.readouterr().out)
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=lines()))
+    assert main(["ask", "--questions", "-", "--device", "cpu"]) == 0
+    assert [json.loads(answer)["answer"] for answer in answers] == ["The circle moves left."] * 2
 
 
 @pytest.mark.parametrize(
