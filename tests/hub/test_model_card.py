@@ -185,6 +185,13 @@ def test_nothing_is_said_of_a_checkpoint_that_nobody_said_anything_of(tmp_path):
     assert "Nothing was said about the license of these weights" in card
 
 
+def test_facts_do_not_become_more_than_text():
+    marks = "# <b>Free</b> [money](https://evil.example)"
+    card = model_card(DEMO_CHECKPOINT, facts=CardFacts(title=marks, subject=marks, limits=(marks,), origin=marks))
+    assert marks not in card
+    assert card.count("\\# \\<b\\>Free\\</b\\> \\[money\\](https://evil.example)") == 4
+
+
 @pytest.mark.parametrize("saw_images", [True, False])
 def test_images_are_left_out_where_it_never_saw_any(saw_images):
     card = model_card(DEMO_CHECKPOINT, NAME, CardFacts(images=saw_images))
