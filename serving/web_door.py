@@ -6,6 +6,7 @@ but this server, so that nothing is loaded from elsewhere and nothing is sent th
 """
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -48,7 +49,7 @@ class Door:
     def __init__(self, app: Callable, visits: Visits, host: str, max_upload_bytes: int):
         self.app, self.visits, self.max_upload_bytes = app, visits, max_upload_bytes
         # A page of another site whose name leads here would have that name as its host.
-        self.hosts = OWN_NAMES if host in OWN_NAMES else None
+        self.hosts = {*OWN_NAMES, host} if is_this_machine(host) else None
         self.arriving = 0  # bytes of uploads under way
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable):
@@ -107,6 +108,18 @@ class Door:
         if path.startswith(FILE):
             return self.visits.is_upload(path.removeprefix(FILE))
         return path.startswith(FOLDERS)
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether only programs of this machine reach a server that listens there.
+
+    >>> is_this_machine("localhost"), is_this_machine("127.0.0.2"), is_this_machine("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return host in OWN_NAMES or ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def with_headers(path: str, headers: list) -> list:

@@ -46,6 +46,7 @@ RULES = {
     "legacy": "as the model of transformers itself",
 }
 READERS_AT_ONCE = 2
+MAX_WAITING = 64  # for the readers, or for the model
 MOST_FRAMES, MOST_NEW_TOKENS = 128, 2048
 MOST_CHARACTERS = 4000  # of a question
 CSS = """
@@ -272,7 +273,7 @@ def layout_of(page: Page, name: str) -> gr.Blocks:
         for beginning in (anew.click, chat.clear):
             beginning(page.begin_anew, None, [chat, said], **hidden)
         blocks.unload(page.leave)
-    return blocks
+    return blocks.queue(max_size=MAX_WAITING)
 
 
 def sampling_settings(page: Page) -> tuple[gr.Slider, gr.Dropdown]:

@@ -129,6 +129,15 @@ def test_pages_of_other_sites_may_not_ask(door, host, origin, status):
     assert request(door, "POST", "/gradio_api/queue/join", host=host, origin=origin)[0] == status
 
 
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost", 403), ("::1", 403), ("127.0.0.2", 403), ("0.0.0.0", 200), ("this-machine", 200)]
+)
+def test_a_server_of_this_machine_has_no_other_names(door, visits, host, status):
+    own = Door(door.app, visits, host, MAX_UPLOAD)
+    assert request(own, "GET", "/", host="evil.example")[0] == status
+    assert request(own, "GET", "/", host=f"[{host}]:7860" if ":" in host else f"{host}:7860")[0] == 200
+
+
 def test_any_name_may_lead_to_a_server_that_listens_to_others(door, visits):
     open_door = Door(door.app, visits, "0.0.0.0", MAX_UPLOAD)
     assert request(open_door, "GET", "/", host="videos.example")[0] == 200
