@@ -194,8 +194,9 @@ def test_a_video_is_recorded(browser, address):
     with page_at(browser, address) as page:
         page.click("#video [aria-label='Capture from camera']")
         page.click("#video >> text=Click to Access Webcam")
+        page.wait_for_function("document.querySelector('#video video')?.currentTime > 1")  # it shows the camera
         page.click("#video [aria-label='start recording']")
-        page.wait_for_timeout(3000)
+        page.wait_for_timeout(6000)
         page.click("#video button:has-text('Stop')")
         page.wait_for_selector("#frames img")  # of a busy machine's camera perhaps one
         assert re.search(r"\d of \d+ frames", page.inner_text("#frames"))
