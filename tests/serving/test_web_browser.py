@@ -195,10 +195,15 @@ def test_a_video_is_recorded(browser, address):
         page.click("#video [aria-label='Capture from camera']")
         page.click("#video >> text=Click to Access Webcam")
         page.wait_for_function("document.querySelector('#video video')?.currentTime > 1")  # it shows the camera
-        page.click("#video [aria-label='start recording']")
-        page.wait_for_timeout(6000)
-        page.click("#video button:has-text('Stop')")
-        page.wait_for_selector("#frames img")  # of a busy machine's camera perhaps one
+        for seconds in (3, 10, 30):  # the camera of a busy machine may have no picture in a few
+            page.click("#video [aria-label='start recording']")
+            page.wait_for_timeout(1000 * seconds)
+            page.click("#video button:has-text('Stop')")
+            page.wait_for_selector("#frames img, #said .problem")
+            if page.query_selector("#frames img"):
+                break
+            page.click("#video [aria-label=Clear]")
+            page.wait_for_selector("#said .problem", state="detached")
         assert re.search(r"\d of \d+ frames", page.inner_text("#frames"))
 
 
