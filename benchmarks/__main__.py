@@ -15,7 +15,19 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import absolute, answers, importing, long_files, pixels, reading, reading_ahead, report, tracing, vision
+from benchmarks import (
+    absolute,
+    answers,
+    importing,
+    long_files,
+    pixels,
+    reading,
+    reading_ahead,
+    report,
+    tracing,
+    training,
+    vision,
+)
 from benchmarks.clips import DEFAULT_FOLDER
 from benchmarks.comparison import Comparison, Row, Setting, peak_of, run
 from benchmarks.ffmpeg_of_pyav import link_libraries
@@ -23,7 +35,7 @@ from benchmarks.ffmpeg_of_pyav import link_libraries
 
 MODULES = (reading, long_files, pixels, vision, answers, reading_ahead, importing)
 OF_ALL: dict[str, Comparison] = {c.name: c for module in MODULES for c in module.COMPARISONS}
-COMPARISONS = {**OF_ALL, **{c.name: c for c in reading_ahead.ON_A_DEVICE}}
+COMPARISONS = {**OF_ALL, **{c.name: c for c in [*reading_ahead.ON_A_DEVICE, *training.COMPARISONS]}}
 TRACING, ABSOLUTE = "tracing", "absolute"
 # Everything that is run on a GPU, in this order; what there is no time for is left out.
 ON_A_DEVICE = [

@@ -89,22 +89,27 @@ def configuration(tower: str, tiny: bool) -> dict:
     }
 
 
-@cache
-def model(side: str, tower: str, setting: Setting) -> PreTrainedModel:
-    """The model of one side, in eval mode; both sides share their weights."""
+def new_model(side: str, tower: str, setting: Setting, weights: dict | None = None) -> PreTrainedModel:
+    """The model of one side, in eval mode, with these weights, which it does not copy, or with random ones."""
     arguments = configuration(tower, setting.tiny)
     config = (BuiltinConfig if side == BUILTIN else llava_next_video.LlavaNextVideoConfig)(**arguments)
     data_type = torch.float32 if setting.float32 else dtype(setting.device)
     with no_init_weights(), torch.device(setting.device):
         made = AutoModelForImageTextToText.from_config(config, dtype=data_type).eval()
-    if side == BUILTIN:
-        made.load_state_dict(model(HERE, tower, setting).state_dict(), assign=True)
+    if weights is not None:
+        made.load_state_dict(weights, assign=True)
     else:
         for parameter in made.parameters():
             parameter.data.normal_(std=0.02)
-        made.tie_weights()  # which no_init_weights leaves out
+    made.tie_weights()  # which no_init_weights leaves out
     made.generation_config.pad_token_id = demo_processor().tokenizer.pad_token_id
     return made
+
+
+@cache
+def model(side: str, tower: str, setting: Setting) -> PreTrainedModel:
+    """The model of one side, in eval mode; both sides share their weights."""
+    return new_model(side, tower, setting, model(HERE, tower, setting).state_dict() if side == BUILTIN else None)
 
 
 @cache
