@@ -112,13 +112,9 @@ def step_of_one_process(case: Case) -> Result:
 
 def step_of_two_processes(case: Case) -> Result:
     """The second of two steps on the row of this process; what is left out in one step stops the next."""
-    model = case.model()
+    model, batch = case.model(), batch_of_process(case)
     if case.checkpointing is not None:
         model.gradient_checkpointing_enable({"use_reentrant": case.checkpointing})
-    batch = case.collator(dummy_visuals=case.dummy_visuals)([ROWS[case.rows[distributed.get_rank()]]])
-    num_tokens = (batch["labels"] != -100).sum()
-    distributed.all_reduce(num_tokens)
-    batch["num_items_in_batch"] = num_tokens
     parallel, calls = WRAPPERS[case.wrapper](model), []
     model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     for _ in range(2):
@@ -130,6 +126,14 @@ def step_of_two_processes(case: Case) -> Result:
     with torch.no_grad():
         evaluated = parallel.eval()(**batch).loss
     return Result(sum_of_processes(loss), gradients, num_calls, sum_of_processes(evaluated))
+
+
+def batch_of_process(case: Case) -> dict:
+    """Its row, and the number of tokens that all processes learn."""
+    batch = case.collator(dummy_visuals=case.dummy_visuals)([ROWS[case.rows[distributed.get_rank()]]])
+    num_tokens = (batch["labels"] != -100).sum()
+    distributed.all_reduce(num_tokens)
+    return {**batch, "num_items_in_batch": num_tokens}
 
 
 def sum_of_processes(loss: torch.Tensor) -> float:
