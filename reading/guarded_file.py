@@ -25,7 +25,7 @@ class GuardedFile:
         self.hides_size = False  # whether nobody can seek from the end of the file
         self.pieces = None  # what was read already, while it is kept
         self.num_bytes_read = 0
-        self.in_parts = getattr(file, "in_parts", False)  # whether it is fetched as it is read: `RangedFile`
+        self.in_parts = getattr(file, "in_parts", None) is True  # whether it is fetched as it is read: `RangedFile`
 
     def read(self, size: int) -> bytes:
         # FFmpeg stops at the end of a file on every path; errors it may try to read past. `check` tells why.

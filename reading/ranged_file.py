@@ -41,6 +41,8 @@ def open_in_parts(url: str, limits: ReadingLimits) -> BinaryIO:
     except PartRefused:
         return download(url, limits, deadline)
     file.seconds = time.monotonic() - began
+    if file.size == len(file.piece):
+        return BytesIO(file.piece)
     return file if file.size > SMALL_FILE else file.whole()
 
 
@@ -69,7 +71,7 @@ class RangedFile:
         self.limits, self.size = limits, size
         self.version = version_of(response)
         self.position = self.start = 0  # of the next byte that is read; of the piece
-        self.piece = b""
+        self.piece = bytearray()
         self.next_size = FIRST_PIECE
         self.planned: list[tuple[int, int]] = []
         self.num_requests = self.num_fetched = 0
@@ -83,7 +85,7 @@ class RangedFile:
         if not self.start <= self.position < self.start + len(self.piece):
             self.fetch(size)
         at = self.position - self.start
-        data = self.piece[at : at + size]
+        data = bytes(memoryview(self.piece)[at : at + size])
         self.position += len(data)
         return data
 
@@ -95,7 +97,7 @@ class RangedFile:
         return self.position
 
     def close(self):
-        self.piece = b""
+        self.piece = bytearray()
 
     def plan(self, ranges: list[tuple[int, int]]):
         """Say which bytes, from and to, will be read. Those that lie together are fetched together.
@@ -133,7 +135,7 @@ class RangedFile:
                 if part is None or part[0] != start or part[1] > end:
                     raise WholeFileNeeded  # the server has changed its mind
                 if part[2] != self.size or version_of(response) != self.version:
-                    raise Unreadable("it was changed on its server while it was read; read it again")
+                    raise WholeFileNeeded  # or the file has changed, or servers take turns that do not agree on it
                 self.take(part, response, deadline)
         finally:
             self.seconds += (elapsed := time.monotonic() - began)
@@ -151,7 +153,7 @@ class RangedFile:
         self.num_fetched += len(piece)
         if len(piece) < size:
             raise Unreadable(f"the connection was closed after {len(piece)} of {size} bytes")
-        self.start, self.piece = part[0], bytes(piece)
+        self.start, self.piece = part[0], piece
 
     def deadline(self) -> Deadline:
         """For what has to be fetched yet."""
@@ -161,7 +163,7 @@ class RangedFile:
 
     def whole(self) -> BytesIO:
         """The file in memory."""
-        self.piece = b""
+        self.close()
         return download(self.url, self.limits, self.deadline())
 
 
