@@ -35,7 +35,8 @@ def file_to_pixels(name: str):
 
 def torchcodec_and_builtin(name: str):
     def prepare(setting: Setting):
-        read, video_processor = torchcodec(name)(setting), processor(BUILTIN, "clip", setting).video_processor
+        read = torchcodec(name, dimension_order="NCHW")(setting)
+        video_processor = processor(BUILTIN, "clip", setting).video_processor
         return lambda: video_processor(read().data, return_tensors="pt", device=setting.device)
 
     return prepare

@@ -39,7 +39,7 @@ def builtin(name: str):
     return prepare
 
 
-def torchcodec(name: str, seek_mode: str = "exact"):
+def torchcodec(name: str, seek_mode: str = "exact", dimension_order: str = "NHWC"):
     def prepare(setting: Setting):
         if find_spec("torchcodec") is None:
             raise Unavailable("torchcodec is not installed")
@@ -53,7 +53,7 @@ def torchcodec(name: str, seek_mode: str = "exact"):
 
         def read():
             # Its default, "exact", lists the packets first.
-            decoder = VideoDecoder(path, num_ffmpeg_threads=0, dimension_order="NHWC", seek_mode=seek_mode)
+            decoder = VideoDecoder(path, num_ffmpeg_threads=0, dimension_order=dimension_order, seek_mode=seek_mode)
             indices = uniform_indices(decoder.metadata.num_frames, NUM_FRAMES)
             return decoder.get_frames_at(indices.tolist())
 
