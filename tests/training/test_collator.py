@@ -95,6 +95,37 @@ def test_videos_given_in_every_way_are_the_same(processor, tmp_path):
     assert all(torch.equal(video, batch["pixel_values_videos"][0]) for video in batch["pixel_values_videos"])
 
 
+def test_rows_of_a_table_are_those_of_a_list(processor, tmp_path):
+    """Where every part has every key, and files of a `Video` and an `Image` column are dictionaries and pictures."""
+    datasets = pytest.importorskip("datasets")
+    clips = [str(write_video(tmp_path / f"{number}.mp4", num_frames=number)) for number in (4, 9)]
+    PICTURE.save(tmp_path / "red.png")
+
+    def row(question: list[dict], answer: str, videos: list[str], images: list[str]) -> dict:
+        answered = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+        return {"messages": [{"role": "user", "content": question}, answered], "videos": videos, "images": images}
+
+    rows = [
+        row([{"type": "video"}, {"type": "text", "text": "Which way?"}], "Left.", clips[:1], []),
+        row([{"type": "image"}, {"type": "text", "text": "Color?"}], "Red.", [], [str(tmp_path / "red.png")]),
+        row([{"type": "text", "text": "Hello"}], "Hi.", [], []),
+        row([{"type": "video"}, {"type": "image"}], "No.", clips[1:], [str(tmp_path / "red.png")]),
+    ]
+    table = datasets.Dataset.from_list(rows)
+    table = table.cast_column("videos", datasets.List(datasets.Video(decode=False)))
+    table = table.cast_column("images", datasets.List(datasets.Image()))
+    assert isinstance(table[1]["images"][0], Image.Image)
+    assert table[0]["messages"][0]["content"][0] == {"type": "video", "text": None}
+    collate = LlavaNextVideoCollator(processor)
+    collate.check(table)
+    batch, expected = collate([table[number] for number in range(4)]), collate(rows)
+    assert batch.keys() == expected.keys()
+    for name in ("input_ids", "labels", "pixel_values"):
+        assert torch.equal(batch[name], expected[name])
+    for video, other in zip(batch["pixel_values_videos"], expected["pixel_values_videos"], strict=True):
+        assert torch.equal(video, other)
+
+
 def test_rows_are_checked_without_opening_a_file(processor):
     collate = LlavaNextVideoCollator(processor, max_length=3)
     row = {"messages": [user(VIDEO), says("Yes.")], "videos": ["there is no such.mp4"]}
