@@ -100,27 +100,20 @@ def settings_of(args: argparse.Namespace) -> dict:
 
 
 def answered(pipe: VideoTextToTextPipeline, rows: Iterable[Row], settings: dict, arguments: dict) -> Iterator[dict]:
-    """The record of each row, in order. The pipeline may be ahead of what it has answered: rows wait for their turn."""
+    """The record of each row, in order. The pipeline may be ahead of what it has answered: rows wait for their turn.
+    One that is no question goes through it too, as an input that it refuses, so that its record comes in time."""
     waiting: deque[Row] = deque()
 
-    def askable() -> Iterator[dict]:
+    def inputs() -> Iterator[dict]:
         for row in rows:
             waiting.append(row)
-            if row.error is None:
-                yield {"videos": row.fields["video"], "text": row.fields["question"]}
+            yield {"videos": row.fields["video"], "text": row.fields["question"]} if row.error is None else {}
 
-    def unaskable() -> Iterator[dict]:
-        """Records of the next rows that were not asked."""
-        while waiting and waiting[0].error is not None:
-            row = waiting.popleft()
-            yield row.record(settings, None, row.error)
-
-    for [result] in pipe(askable(), on_error="return", return_full_text=False, **arguments):
-        yield from unaskable()
-        error = result.get("error")
+    for [result] in pipe(inputs(), on_error="return", return_full_text=False, **arguments):
+        row = waiting.popleft()
+        error = row.error or result.get("error")
         text = None if error is None else " ".join(str(error).split())
-        yield waiting.popleft().record(settings, result["generated_text"], text)
-    yield from unaskable()
+        yield row.record(settings, result["generated_text"], text)
 
 
 @contextmanager

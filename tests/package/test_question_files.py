@@ -170,13 +170,17 @@ def test_line_on_standard_input_is_answered_before_the_next_is_read(monkeypatch,
     answers = []
 
     def lines():
-        for _ in range(2):
-            yield json.dumps(LINES[0]).encode()
+        for line in (json.dumps(LINES[0]), LINES[1], json.dumps(LINES[0])):
+            yield line.encode()
             answers.append(capsysbinary.readouterr().out)
 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=lines()))
     assert main(["ask", "--questions", "-", "--device", "cpu"]) == 0
-    assert [json.loads(answer)["answer"] for answer in answers] == ["The circle moves left."] * 2
+    assert [json.loads(answer)["answer"] for answer in answers] == [
+        "The circle moves left.",
+        None,
+        "The circle moves left.",
+    ]
 
 
 @pytest.mark.parametrize(
