@@ -3,6 +3,7 @@
 import re
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from demo_model.clip_writing import write_clip
 from llava_next_video import ReadingLimits, read_video
 from llava_next_video.reading import video_reading
 from llava_next_video.reading.chosen_frames import FullFrames
+from llava_next_video.reading.container_index import PredictedPackets
 from llava_next_video.reading.guarded_file import GuardedFile
 from llava_next_video.reading.mp4_times import delays_of_track, times_of_tracks
-from llava_next_video.reading.packet_index import PacketsAreNotFrames
+from llava_next_video.reading.packet_index import PACKET, PacketsAreNotFrames
 from llava_next_video.reading.read_pieces import ReadPieces
 from tests.attacks.indexes import box, film, numbers, tables, track
 from tests.fuzz.corpus import CLIPS, make_corpus
@@ -208,6 +210,20 @@ def packets_of_avi(data: bytes) -> list[int]:
     """Where the packets of the video begin."""
     movi = data.index(b"movi")
     return [at for at in range(movi, data.index(b"idx1")) if data.startswith(b"00dc", at)]
+
+
+@pytest.mark.parametrize("field", ["dts", "pts", "size", "pos", "is_keyframe", "is_discard"])
+def test_every_packet_has_to_be_as_predicted(field):
+    predicted = np.array([(0, 0, 10, 100, True), (1, 2, 10, 110, False), (2, 1, 10, 120, False)], PACKET)
+    names = ("dts", "pts", "size", "pos", "is_keyframe")
+    packets = [SimpleNamespace(is_discard=False, **dict(zip(names, row))) for row in predicted.tolist()]
+    end = SimpleNamespace(size=0)
+    assert len(list(PredictedPackets(predicted).checked([*packets[1:], end]))) == 3
+    with pytest.raises(PacketsAreNotFrames):
+        list(PredictedPackets(predicted).checked([*packets[:2], end]))
+    setattr(packets[1], field, getattr(packets[1], field) + 1)
+    with pytest.raises(PacketsAreNotFrames):
+        list(PredictedPackets(predicted).checked(packets))
 
 
 AVI_LIES = {
