@@ -73,7 +73,9 @@ def missing_of(data_sets: Iterable[DataSet]) -> list[DataSet]:
 
 
 def is_here(data: DataSet) -> bool:
-    tables = Path(os.environ.get("HF_DATASETS_CACHE", hf_home() / "datasets")) / folder_of(data.repository)
+    variables = ("LMMS_EVAL_DATASETS_CACHE", "HF_DATASETS_CACHE")
+    datasets = next((os.environ[name] for name in variables if os.environ.get(name)), hf_home() / "datasets")
+    tables = Path(datasets) / folder_of(data.repository)
     return has_videos(data) and any(tables.glob("*/*/*/*.arrow"))
 
 

@@ -41,7 +41,7 @@ def asked(clip: Clip, count: int, rng: random.Random) -> list[tuple[str, list[st
     facts = (
         (f"Which way does the {mover.shape} move?", f"The {mover.shape} moves {{}}.", DIRECTIONS, mover.direction),
         ("What shape is moving?", "It is a {}.", SHAPES, mover.shape),
-        (unusual(clip), "It is {}.", COLOURS, mover.colour),
+        (unusual(clip), f"The {mover.shape} is {{}}.", COLOURS, mover.colour),
     )
     result = []
     for question, sentence, values, right in facts:

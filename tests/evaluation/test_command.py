@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -171,7 +172,8 @@ def test_arguments_of_the_model():
 def data(tmp_path, monkeypatch):
     """NExT-QA's data, and Video-MME's questions without videos."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
+    for variable in ("HF_DATASETS_CACHE", "LMMS_EVAL_DATASETS_CACHE"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # the command changes it
     for repository, configuration in ((NEXTQA.repository, "MC"), (VIDEOMME.repository, "videomme")):
         folder = tmp_path / "datasets" / data_check.folder_of(repository) / configuration / "0.0.0" / "hash"
@@ -279,6 +281,26 @@ def test_several_processes_do_not_fetch(data, monkeypatch, capsys):
     assert main(words) == 1
     assert "--fetch was given to several processes." in capsys.readouterr().err
     assert main([*words[:-1], "july2024_nextqa_mc"]) == 0  # nothing to fetch
+
+
+def test_data_that_lmms_eval_cannot_load_is_one_error(monkeypatch):
+    class RetryError(Exception):
+        last_attempt = SimpleNamespace(exception=lambda: KeyError("no split"))
+
+    monkeypatch.setitem(sys.modules, "tenacity", SimpleNamespace(RetryError=RetryError))  # comes with lmms-eval
+    with (
+        pytest.raises(OSError, match=r"lmms-eval could not load the data of a task: KeyError: 'no split'"),
+        command.errors_of_data(),
+    ):
+        raise RetryError
+
+
+@pytest.mark.parametrize("variable", ["HF_DATASETS_CACHE", "LMMS_EVAL_DATASETS_CACHE"])
+def test_tables_may_lie_elsewhere(data, tmp_path, monkeypatch, variable):
+    (data / "datasets").rename(tmp_path / "elsewhere")
+    assert not data_check.is_here(NEXTQA)
+    monkeypatch.setenv(variable, str(tmp_path / "elsewhere"))
+    assert data_check.is_here(NEXTQA)
 
 
 def test_names_of_prepared_data_sets():
