@@ -19,12 +19,11 @@ def check_data(data_sets: Iterable[DataSet]):
     missing = missing_of(data_sets)
     if not missing:
         return
-    lines = [f"  {data.repository}: {described_size(data)}" for data in missing]
+    sizes = ", ".join(f"{data.repository}: {described_size(data)}" for data in missing)
     raise FileNotFoundError(
-        f"The data of these benchmarks is not in {hf_home()} (HF_HOME), where {in_gigabytes(free_bytes())} are free:\n"
-        + "\n".join(lines)
-        + "\nRun again with --fetch to have lmms-eval fetch and unpack it, which takes "
-        "twice its size, or set HF_HOME to where it is."
+        f"The data of these benchmarks is not in {hf_home()} (HF_HOME), where {in_gigabytes(free_bytes())} are free: "
+        f"{sizes}. Run again with --fetch to have lmms-eval fetch and unpack it, which takes twice its size, or set "
+        "HF_HOME to where it is."
     )
 
 

@@ -55,7 +55,7 @@ def test_what_is_not_there_is_said_with_its_size(contents, environment, tmp_path
     with serving(contents, claimed_bytes=10**9) as (address, fetched):
         process = run({**environment, "HF_ENDPOINT": address}, tmp_path / "out", "--tasks", "july2024_nextqa_mc")
     assert process.returncode == 1
-    assert "lmms-eval/NExTQA: 1.0 GB\nRun again with --fetch" in process.stderr
+    assert "lmms-eval/NExTQA: 1.0 GB. Run again with --fetch" in process.stderr
     assert not fetched
 
 
