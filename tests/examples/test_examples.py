@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = {
     path.stem: ast.get_docstring(ast.parse(path.read_text()), clean=False) for path in (ROOT / "examples").glob("*.py")
 }
-COMMAND = re.compile(r"^    python (examples/.*)\n((?:    # .*\n)*)", re.MULTILINE)
+COMMAND = re.compile(r"^ *python (examples/.*)\n((?: *# .*\n)*)", re.MULTILINE)
 WITH_A_FILE_OF_TESTS = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
 NEED_A_CHECKPOINT_OR_SERVER = {"original_checkpoint", "streaming_client"}  # tested below
 NEEDED = {"quantized": "bitsandbytes"}
@@ -47,7 +47,7 @@ def test_commands_of_an_example_print_what_it_says(name, run):
     commands = COMMAND.findall(EXAMPLES[name])
     assert commands
     for command, expected in commands:
-        assert run(*shlex.split(command)) == expected.replace("    # ", "")
+        assert run(*shlex.split(command)) == re.sub("^ *# ", "", expected, flags=re.MULTILINE)
 
 
 def test_original_checkpoint(run):
