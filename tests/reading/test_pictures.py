@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import EpsImagePlugin, Image
+from transformers.models.llava_next_video import LlavaNextVideoVideoProcessor as BuiltinVideoProcessor
 
 from llava_next_video import (
     LlavaNextVideoImageProcessor,
@@ -152,13 +153,11 @@ def test_every_mode_of_pillow_is_what_pillow_says(video_processor, image_process
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
-def test_numbers_of_0_to_255_are_prepared_as_before(video_processor, image_processor, dtype):
-    """As the built-in does: not rounded on the way."""
+def test_numbers_of_0_to_255_are_prepared_as_the_builtin_does(video_processor, dtype):
+    """Not rounded on the way."""
     values = COLOURS[None].astype(dtype)
     values = values + 0.25 * (values < 255) if dtype != np.int64 else values
-    theirs = super(LlavaNextVideoVideoProcessor, video_processor).preprocess(
-        torch.from_numpy(values).movedim(-1, 1), do_sample_frames=False, return_tensors="pt"
-    )
+    theirs = BuiltinVideoProcessor(**SQUARE)(torch.from_numpy(values).movedim(-1, 1), return_tensors="pt")
     assert torch.equal(frames(video_processor, values), theirs["pixel_values_videos"])
     assert torch.equal(frames(video_processor, list(values)), theirs["pixel_values_videos"])
 

@@ -400,7 +400,6 @@ def test_an_error_of_the_server_is_told_without_its_insides(server, monkeypatch,
         (["--limit", "max_seconds=5"], "There is no limit 'max_seconds'; --limit sets one of max_fetched_bytes"),
         (["--limit", "allow_private_addresses=1"], "There is no limit 'allow_private_addresses'"),
         (["--allowed-media-folder", "none"], "--allowed-media-folder none is not a folder"),
-        (["--num-frames", "0"], "num_frames"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, message, capsys):
