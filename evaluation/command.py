@@ -121,7 +121,7 @@ def evaluated(args: argparse.Namespace, tasks: list[str]) -> tuple[dict | None, 
 @contextmanager
 def errors_of_data():
     """Say in one error why lmms-eval could not load data, which it tries several times."""
-    from tenacity import RetryError  # which lmms-eval needs
+    from tenacity import RetryError  # pyright: ignore[reportMissingImports]  # which lmms-eval needs
 
     try:
         yield

@@ -106,7 +106,7 @@ def as_pictures(pixels: torch.Tensor) -> list[Image.Image]:
 
 def names_of_frames(metadata: VideoMetadata) -> list[str]:
     """The number of each sampled frame in its video, and its time where that is known."""
-    names = [f"frame {index}" for index in metadata.frames_indices]
+    names = [f"frame {index}" for index in metadata.frames_indices]  # pyright: ignore[reportOptionalIterable]
     if metadata.fps is not None:
         names = [f"{name}  {minutes_and_seconds(time)}" for name, time in zip(names, metadata.timestamps)]
     return names

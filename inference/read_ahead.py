@@ -131,7 +131,7 @@ class ReadAheadItems(ReadAhead):
 
         def get_input():
             with asking:
-                return inputs[index]
+                return inputs[index]  # pyright: ignore[reportIndexIssue]
 
         return BeingRead(get_input)
 

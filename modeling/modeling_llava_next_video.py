@@ -81,7 +81,8 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
     def post_init(self):
         super().post_init()
         # accelerate's FSDP stops at a class that is not in the model, and CLIP's list has one of its text model.
-        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+        parts = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = parts.intersection(self._no_split_modules or ())
 
     def enable_input_require_grads(self):
         super().enable_input_require_grads()  # also called by gradient checkpointing

@@ -41,6 +41,6 @@ class OneBufferQuickGELU(QuickGELUActivation):
 
 def use_one_buffer(tower: nn.Module):
     """Replace the activations of a new tower. They have no weights."""
-    for layer in tower.encoder.layers:
+    for layer in tower.encoder.layers:  # pyright: ignore[reportGeneralTypeIssues]
         if type(layer.mlp.activation_fn) is QuickGELUActivation:
             layer.mlp.activation_fn = OneBufferQuickGELU()

@@ -92,7 +92,8 @@ class VisualEncodingMixin:
         """All tiles of all images, (sum of T, 3, H, W), and the sizes as pairs of numbers; the arguments as in
         [`LlavaNextVideoModel.get_image_features`]."""
         sizes = [tuple(size) for size in (image_sizes.tolist() if hasattr(image_sizes, "tolist") else image_sizes)]
-        return join_tiles(pixel_values, [rows * columns + 1 for rows, columns in self.tile_grids(sizes)], sizes), sizes
+        num_tiles = [rows * columns + 1 for rows, columns in self.tile_grids(sizes)]
+        return join_tiles(pixel_values, num_tiles, sizes), sizes  # pyright: ignore[reportReturnType]
 
     def tile_grids(self, image_sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Rows and columns of the tiles, besides the overview, of images of these heights and widths in pixels."""

@@ -43,7 +43,7 @@ def open_in_parts(url: str, limits: ReadingLimits) -> BinaryIO:
     file.seconds = time.monotonic() - began
     if file.size == len(file.piece):
         return BytesIO(file.piece)
-    return file if file.size > SMALL_FILE else file.whole()
+    return file if file.size > SMALL_FILE else file.whole()  # pyright: ignore[reportReturnType]
 
 
 def part_of(response: HTTPResponse) -> tuple[int, int, int] | None:

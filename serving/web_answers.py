@@ -132,7 +132,8 @@ class Answer:
         streamer = self.streamer
         if streamer.first is not None:
             self.seconds.first_token = streamer.first - started
-            self.seconds.others, self.seconds.num_tokens = streamer.last - streamer.first, streamer.num_tokens
+            self.seconds.others = streamer.last - streamer.first  # pyright: ignore[reportOptionalOperand]
+            self.seconds.num_tokens = streamer.num_tokens
 
     def tokens_left(self, num_tokens: int) -> int:
         """Tokens that an answer may have behind so many."""

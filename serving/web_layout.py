@@ -16,9 +16,9 @@ from time import monotonic
 from typing import get_args
 from urllib.parse import unquote, urlsplit
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 from fastapi import FastAPI
-from gradio.data_classes import FileData
+from gradio.data_classes import FileData  # pyright: ignore[reportMissingImports]
 
 from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTextPipeline
 from llava_next_video.processing.chat_messages import shortened
