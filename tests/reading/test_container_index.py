@@ -221,6 +221,8 @@ def test_every_packet_has_to_be_as_predicted(field):
     assert len(list(PredictedPackets(predicted).checked([*packets[1:], end]))) == 3
     with pytest.raises(PacketsAreNotFrames):
         list(PredictedPackets(predicted).checked([*packets[:2], end]))
+    with pytest.raises(PacketsAreNotFrames):
+        list(PredictedPackets(predicted[:2]).checked([*packets, end]))
     setattr(packets[1], field, getattr(packets[1], field) + 1)
     with pytest.raises(PacketsAreNotFrames):
         list(PredictedPackets(predicted).checked(packets))

@@ -175,6 +175,11 @@ def test_files_without_an_index_at_one_place_are_fetched_whole(name, limits, ser
     assert (Server.parts == [None]) == limits.always_scan
 
 
+def test_error_for_an_index_of_too_many_frames(server):
+    with pytest.raises(VideoLimitError, match="max_frames=10"):
+        read_video(f"{server}/give", some(0), ReadingLimits(allow_private_addresses=True, max_frames=10))
+
+
 def test_file_whose_index_is_wrong_is_fetched_whole(server, clip):  # noqa: F811
     data = bytearray(clip.read_bytes())
     at = data.index(b"ctts") + 16
@@ -225,8 +230,9 @@ def test_parts_together_have_the_limit_on_bytes(server):
         read_video(f"{server}/give", some(0), tiny)
 
 
-def test_requests_have_a_limit(server, monkeypatch):
-    monkeypatch.setattr(ranged_file, "MAX_REQUESTS", 3)
+@pytest.mark.parametrize("most", [1, 3])
+def test_requests_have_a_limit(most, server, monkeypatch):
+    monkeypatch.setattr(ranged_file, "MAX_REQUESTS", most)
     assert numbers(read_video(f"{server}/give", some(0, 31), HERE)[0]) == [0, 31]
     assert Server.parts[-1] is None
     assert len(Server.parts) <= 4
