@@ -53,7 +53,8 @@ def continue_conversation(
     times_forgotten: int,
     generate_kwargs: dict,
 ) -> torch.Tensor:
-    """Generate, with the keys and values of the last conversation where it fits, and keep the new one.
+    """Generate, with the keys and values of the last conversation where it fits, and keep the new one; with neither
+    where prompts are about different videos.
 
     Args:
         samples: about videos that are encoded.
@@ -66,6 +67,7 @@ def continue_conversation(
     """
     keys = samples[0].video_keys
     if any(sample.video_keys != keys for sample in samples):
+        memory.conversation.clear()  # there are never two
         cache = run_beginnings(model, samples, inputs, max(shared))
         return model.generate(**inputs, **{CACHE_NAME: cache}, **generate_kwargs)
     token_ids, videos, [length, *_] = inputs["input_ids"], samples[0].videos, shared  # (B, L)

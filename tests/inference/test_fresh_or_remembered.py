@@ -119,6 +119,8 @@ def test_questions_about_several_videos_in_a_batch_are_answered_as_alone(name, c
 
 def test_prompts_about_several_videos_in_a_batch_run_what_they_share_once(checkpoint, clip, longer):
     pipe = make_pipeline(checkpoint)
+    pipe(clip, QUESTIONS[0], max_new_tokens=1)
+    assert pipe.memory.conversation
     columns = []
     pipe.model.model.language_model.register_forward_pre_hook(
         lambda _, args, kwargs: columns.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
@@ -127,6 +129,7 @@ def test_prompts_about_several_videos_in_a_batch_run_what_they_share_once(checkp
     (videos, beginning), (questions, rest) = columns
     assert (videos, questions) == (2, 6)
     assert beginning > rest
+    assert not pipe.memory.conversation  # its keys and values would lie beside those of the batch
 
 
 @pytest.mark.parametrize(

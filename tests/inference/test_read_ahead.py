@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from torch.utils.data import Dataset
 
 from llava_next_video import VideoReadError
 from llava_next_video.inference import read_ahead
 from llava_next_video.inference.read_ahead import ReadAheadItems, ReadAheadStream
 from llava_next_video.inference.reading_locks import ReadingLocks
+from tests.inference.test_remembered_videos import Rows
 from tests.tiny import make_model, make_processor, write_video
 
 
@@ -49,17 +49,6 @@ def clips(tmp_path_factory):
     clips = [str(write_video(folder / f"{number}.mp4", num_frames=number)) for number in (2, 3, 4, 5, 6, 7, 8)]
     time.sleep(0.1)  # a file that was written a moment ago is not remembered
     return clips
-
-
-class Rows(Dataset):
-    def __init__(self, rows):
-        self.rows = rows
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        return self.rows[index]
 
 
 def generator(rows):
