@@ -25,6 +25,7 @@ if __name__ == "__main__":
     setup(
         package_dir=FOLDERS,
         packages=list(FOLDERS),
+        py_modules=["llava_next_video_program"],
         package_data={
             "llava_next_video": ["demo_checkpoint/*", "*.pyi", "py.typed"],
             "llava_next_video.evaluation": ["*.yaml"],

@@ -22,9 +22,12 @@ STOPPED, OUTPUT_CLOSED = 128 + signal.SIGINT, 128 + getattr(signal, "SIGPIPE", 1
 
 def program():
     """What the shell starts: `main`, and then an end."""
-    status = main()
-    # Threads and libraries are still tidied up, in which Python would report Ctrl-C with a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        status = main()
+        # Threads and libraries are still tidied up, in which Python would report Ctrl-C with a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except KeyboardInterrupt:  # while an error was told
+        stop_at_once()
     sys.exit(status)
 
 
@@ -43,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         forget_output()
         return OUTPUT_CLOSED
     except Exception as error:
-        from llava_next_video.error_lines import line_of
-
+        with stopping_at_once():
+            from llava_next_video.error_lines import line_of
         if (line := line_of(error)) is None:
             raise
         print(f"{NAME}: error: {line}", file=sys.stderr)
@@ -78,9 +81,13 @@ def prepared(args):
     if args.command in ("ask", "chat"):
         check_files(args)
     if getattr(args, "device", None) is not None:
-        from llava_next_video.free_memory import check_device
+        from llava_next_video.hub.free_memory import check_device
 
         check_device(args.device)
+    if getattr(args, "quantize", None) is not None:
+        from llava_next_video.hub.loading import check_quantize
+
+        check_quantize()
     module, _, function = COMMANDS[args.command].function.partition(":")
     return getattr(import_module(module), function)
 

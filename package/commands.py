@@ -157,17 +157,7 @@ def add_model_arguments(parser: argparse.ArgumentParser):
         "--max-new-tokens", type=parse_count, default=256, help="longest answer, in tokens (default: 256)"
     )
     place = add_loading_arguments(parser)
-    place.add_argument(
-        "--device-map",
-        choices=["auto", "balanced", "balanced_low_0", "sequential"],
-        help="spread a model that is too large for one device over all of them, and the rest over memory and disk",
-    )
-    parser.add_argument(
-        "--quantize",
-        choices=["4bit", "8bit"],
-        help="round the language model's weights while they are loaded, with bitsandbytes: a quarter or half of the "
-        "memory of bfloat16",
-    )
+    add_size_arguments(parser, place)
 
 
 def add_loading_arguments(parser: argparse.ArgumentParser):
@@ -181,6 +171,21 @@ def add_loading_arguments(parser: argparse.ArgumentParser):
     )
     parser.add_argument("--attn-implementation", help="eager, sdpa, flash_attention_2, ... (default: sdpa)")
     return place
+
+
+def add_size_arguments(parser: argparse.ArgumentParser, place):
+    """Describe how a large model is made to fit; `place` is what `add_loading_arguments` returned."""
+    place.add_argument(
+        "--device-map",
+        choices=["auto", "balanced", "balanced_low_0", "sequential"],
+        help="spread a model that is too large for one device over all of them, and the rest over memory and disk",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=["4bit", "8bit"],
+        help="round the language model's weights while they are loaded, with bitsandbytes: a quarter or half of the "
+        "memory of bfloat16",
+    )
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser):
@@ -254,7 +259,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--num-frames", type=parse_count, help="frames to look at in each video (default: the checkpoint's)"
     )
-    add_loading_arguments(parser)
+    add_size_arguments(parser, add_loading_arguments(parser))
     strangers = parser.add_argument_group("what clients may do")
     strangers.add_argument(
         "--allowed-media-folder",
@@ -296,7 +301,7 @@ def add_web_arguments(parser: argparse.ArgumentParser):
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
     )
     parser.add_argument("--port", type=int, default=7860, help="port to listen at (default: 7860)")
-    add_loading_arguments(parser)
+    add_size_arguments(parser, add_loading_arguments(parser))
     add_reading_arguments(parser.add_argument_group("what visitors may do"))
 
 

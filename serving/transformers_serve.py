@@ -56,8 +56,10 @@ def server_of(args: argparse.Namespace) -> "uvicorn.Server":
         args.model or DEMO_NAME,
         limits,
         num_frames=args.num_frames,
-        device=str(args.device or "auto"),
+        device=args.device,
+        device_map=args.device_map,
         dtype=args.dtype,
+        quantize=args.quantize,
         attn_implementation=args.attn_implementation,
     )
     embedded = f"the embedded checkpoint, which knows only moving coloured shapes, as {DEMO_NAME!r}"

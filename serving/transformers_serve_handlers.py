@@ -13,17 +13,13 @@ from copy import copy
 from pathlib import Path
 
 from starlette.responses import Response
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    BatchFeature,
-    StoppingCriteriaList,
-)
+from transformers import AutoProcessor, BatchFeature, StoppingCriteriaList
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.response import ResponseHandler, TransformersResponseCreateParamsStreaming
 from transformers.cli.serving.utils import BaseGenerateManager, GenerateManager, GenerationState
 
+from llava_next_video.hub.loading import load_model
 from llava_next_video.modeling.model_inputs import context_length
 from llava_next_video.processing.chat_messages import shortened
 from llava_next_video.processing.checked_settings import check_pixel_settings
@@ -42,15 +38,15 @@ class OneModel(ModelManager):
         name: what clients call it.
         limits: of reading what clients send.
         num_frames: frames of a video, or None: the checkpoint's number.
-        kwargs: `device`, `dtype` and `attn_implementation`, as of transformers' manager.
+        loading: how the model is loaded, as by `load_model`.
 
     Raises:
         ValueError: the checkpoint is of another model, or an argument is impossible.
     """
 
-    def __init__(self, checkpoint: str, name: str, limits: ReadingLimits, num_frames: int | None = None, **kwargs):
-        self.checkpoint, self.limits, self.num_frames = checkpoint, limits, num_frames
-        super().__init__(force_model=name, **kwargs)
+    def __init__(self, checkpoint: str, name: str, limits: ReadingLimits, num_frames: int | None = None, **loading):
+        self.checkpoint, self.limits, self.num_frames, self.loading = checkpoint, limits, num_frames, loading
+        super().__init__(force_model=name, attn_implementation=loading.get("attn_implementation"))
 
     @staticmethod
     def process_model_name(model_id: str) -> str:
@@ -70,9 +66,7 @@ class OneModel(ModelManager):
         return processor
 
     def _load_model(self, *args, **kwargs):
-        return AutoModelForImageTextToText.from_pretrained(
-            self.checkpoint, dtype=self.dtype, device_map=self.device, attn_implementation=self.attn_implementation
-        )
+        return load_model(self.checkpoint, **self.loading)
 
     def list_models(self, cache_dir: str | None = None) -> list[dict]:
         return [{"id": self.force_model, "object": "model", "created": 0, "owned_by": "llava-next-video"}]

@@ -81,8 +81,9 @@ def load_pipeline(args: argparse.Namespace, limits):
     Raises:
         ValueError: it is a checkpoint of another model.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+    from transformers import AutoProcessor, pipeline
 
+    from llava_next_video.hub.loading import load_model
     from llava_next_video.processing.processing_llava_next_video import LlavaNextVideoProcessor
 
     checkpoint = args.model or args.demo_checkpoint
@@ -92,10 +93,5 @@ def load_pipeline(args: argparse.Namespace, limits):
             f"{checkpoint} is no checkpoint of LLaVA-NeXT-Video: its processor is a {type(processor).__name__}."
         )
     processor.video_processor.limits = processor.image_processor.limits = limits
-    model = AutoModelForImageTextToText.from_pretrained(
-        checkpoint,
-        dtype=args.dtype,
-        attn_implementation=args.attn_implementation,
-        device_map=args.device or "auto",  # weights go there at once
-    )
+    model = load_model(checkpoint, args.device, args.device_map, args.dtype, args.quantize, args.attn_implementation)
     return pipeline("video-text-to-text", model=model, processor=processor)

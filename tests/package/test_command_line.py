@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, pipeline
+from transformers.utils.import_utils import is_serve_available
 
 from llava_next_video import DEMO_CHECKPOINT, VideoTextToTextPipeline, model_for_answers
 from llava_next_video.__main__ import main
 from llava_next_video.commands import COMMANDS, parse_arguments
+from llava_next_video.hub import loading
 from llava_next_video.named_videos import opened_video
+from llava_next_video.reading.limits import ReadingLimits
+from llava_next_video.serving import web_page
+from llava_next_video.serving.transformers_serve import server_of
 from tests.tiny import write_video
 
 
@@ -243,6 +248,31 @@ def test_earlier_name_of_save_frames_still_works():
     assert parse_arguments(["ask", "clip.mp4", "What?", "--frames", "sheet.png"]).save_frames == "sheet.png"
 
 
+@pytest.mark.parametrize("command", ["ask clip.mp4 What?", "chat clip.mp4", "serve", "web"])
+def test_commands_that_answer_load_a_model_alike(command, monkeypatch):
+    if command == "serve" and not is_serve_available():
+        pytest.skip("pip install 'llava-next-video[serve]'")
+    calls = []
+
+    def load(checkpoint, **kwargs):
+        calls.append(kwargs)
+        raise OSError("no weights")
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", load)
+    for options in (["--quantize", "4bit", "--device", "cpu"], ["--device-map", "sequential", "--dtype", "bfloat16"]):
+        args = parse_arguments([*command.split(), *options])
+        with pytest.raises(OSError, match="no weights"):
+            {"serve": server_of, "web": lambda args: web_page.load_pipeline(args, ReadingLimits())}.get(
+                args.command, lambda args: model_for_answers.load_pipeline(args, ReadingLimits())
+            )(args)
+    rounded, spread = calls
+    assert (rounded["device_map"], rounded["dtype"]) == ({"": "cpu"}, "bfloat16")
+    assert rounded["quantization_config"].load_in_4bit
+    assert rounded["quantization_config"].llm_int8_skip_modules == loading.KEPT_AS_STORED
+    assert (spread["device_map"], spread["dtype"]) == ("sequential", "bfloat16")
+    assert spread["quantization_config"] is None
+
+
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_language_model_alone_is_quantized(bits, clip, monkeypatch, capsys):
     bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -261,7 +291,8 @@ def test_language_model_alone_is_quantized(bits, clip, monkeypatch, capsys):
     assert rounded == {name for name in of_the_layers if ".language_model.layers." in name} != set()
 
 
-def test_error_when_bitsandbytes_is_not_installed(clip, monkeypatch, capsys):
-    monkeypatch.setattr(model_for_answers, "find_spec", lambda name: None)
-    assert main(["ask", clip, "What?", "--quantize", "4bit"]) == 1
+@pytest.mark.parametrize("command", [["ask", SAMPLE, "What?"], ["serve"], ["web"]])
+def test_error_when_bitsandbytes_is_not_installed(command, monkeypatch, capsys):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    assert main([*command, "--quantize", "4bit"]) == 1
     assert "error: --quantize needs bitsandbytes, which is not installed: pip install" in capsys.readouterr().err

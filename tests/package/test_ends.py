@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import torch
 
-from llava_next_video import __main__, ask_and_chat, free_memory
+from llava_next_video import __main__, ask_and_chat
 from llava_next_video.__main__ import check_checkpoint, main
 from llava_next_video.error_lines import line_of
-from llava_next_video.free_memory import check_device
+from llava_next_video.hub import free_memory
+from llava_next_video.hub.free_memory import check_device
 
 
 SAMPLE = str(Path(__file__).parents[2] / "demo_model" / "samples" / "red_circle_moves_left.mp4")
@@ -102,6 +104,39 @@ def test_ctrl_c_while_modules_are_imported_is_one_line_and_status_130():
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert (process.returncode, out, err) == (130, "", "llava-next-video: stopped\n")
+
+
+def test_ctrl_c_while_the_package_itself_is_imported_is_one_line_and_status_130(tmp_path):
+    """The installed command: from the first line of ours on, which comes before the package."""
+    (tmp_path / "llava_next_video.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    process = subprocess.run(
+        [sys.executable, "-c", "import llava_next_video_program; llava_next_video_program.program()", "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "llava-next-video: stopped\n")
+
+
+def test_ctrl_c_while_an_error_is_told_is_one_line_and_status_130():
+    """It was a traceback: the error was caught, and its line was being made."""
+    code = """
+import sys
+from types import ModuleType
+from llava_next_video import __main__
+def line_of(error):
+    raise KeyboardInterrupt
+sys.modules["llava_next_video.error_lines"] = ModuleType("error_lines")
+sys.modules["llava_next_video.error_lines"].line_of = line_of
+__main__.program()
+"""
+    process = subprocess.run([sys.executable, "-c", code, "ask", "none.mp4", "What?"], capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "llava-next-video: stopped\n")
+
+
+def test_command_is_the_module_outside_the_package():
+    [command] = entry_points(group="console_scripts", name="llava-next-video")
+    assert command.value == "llava_next_video_program:program"
 
 
 def test_program_that_is_to_go_on_at_ctrl_c_goes_on():

@@ -6,10 +6,11 @@ from huggingface_hub.errors import NotASafetensorsRepoError
 from huggingface_hub.utils import SafetensorsFileMetadata, SafetensorsRepoMetadata, TensorInfo
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-from llava_next_video import DEMO_CHECKPOINT, free_memory
+from llava_next_video import DEMO_CHECKPOINT
 from llava_next_video.__main__ import main
-from llava_next_video.free_memory import free_bytes, num_bytes_loaded, warning_of_memory, weights_of
-from llava_next_video.model_for_answers import KEPT_AS_STORED
+from llava_next_video.hub import free_memory
+from llava_next_video.hub.free_memory import free_bytes, num_bytes_loaded, warning_of_memory, weights_of
+from llava_next_video.hub.loading import KEPT_AS_STORED
 from tests.package.test_command_line import SAMPLE
 
 
