@@ -1,6 +1,7 @@
 """Every comparison runs, with tiny models and clips; what it measures then means nothing."""
 
 import copy
+import re
 import sys
 import time
 from dataclasses import replace
@@ -151,6 +152,20 @@ def test_extra_seconds_are_a_difference():
     row = Row("import", "import", "without", "seconds", here=5.2, other=5.0, ratios=[0.96], most_extra_seconds=0.3)
     assert row.holds
     assert not Row("import", "import", "without", "seconds", 5.4, 5.0, [0.92], most_extra_seconds=0.3).holds
+
+
+def test_speeds_in_the_readme_are_those_of_the_results():
+    """A number before "times" is a measured ratio, rounded as it is."""
+    root = Path(__file__).parents[2]
+    results = [(root / "benchmarks" / name).read_text() for name in ("results.md", "results_32_frames.md")]
+    rows = [line.split(" | ") for text in results for line in text.splitlines() if line.count(" | ") > 6]
+    ratios = [float(row[4]) for row in rows if re.fullmatch(r"[0-9.]+", row[4])]
+    told = re.findall(r"((?:[0-9.]+ and )?[0-9.]+) times", (root / "README.md").read_text())
+    numbers = [number for numbers in told for number in numbers.split(" and ")]
+    assert len(numbers) > 8
+    for number in numbers:
+        places = len(number.partition(".")[2])
+        assert float(number) in {round(ratio, places) for ratio in ratios}, f"nothing is {number} times as fast"
 
 
 def test_readme_has_the_table_of_checkpoints():

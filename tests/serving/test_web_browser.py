@@ -26,14 +26,14 @@ CLIP = SAMPLES / CIRCLE[0]
 PATIENCE = 120_000  # milliseconds, of a machine that does other things
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 # Gradio takes what the browser has recorded when Stop is pressed, which of a busy machine is nothing for many seconds.
-COUNTING_PIECES = """
-window.piecesRecorded = 0;
-const start = MediaRecorder.prototype.start;
-MediaRecorder.prototype.start = function (...args) {
-  this.addEventListener("dataavailable", (event) => { window.piecesRecorded += event.data.size > 0; });
-  return start.apply(this, args);
-};
-"""
+COUNTING_PIECES = """() => {
+  window.piecesRecorded = 0;
+  const start = MediaRecorder.prototype.start;
+  MediaRecorder.prototype.start = function (...args) {
+    this.addEventListener("dataavailable", (event) => { window.piecesRecorded += event.data.size > 0; });
+    return start.apply(this, args);
+  };
+}"""
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
