@@ -50,6 +50,7 @@ class Server(BaseHTTPRequestHandler):
             first, last = int(first), min(int(last), size - 1)
             self.send_response(206 if self.headers["Range"] else 200)
             self.send_header("Content-Length", str(last + 1 - first))
+            self.send_header("ETag", '"1"')
             if self.headers["Range"]:
                 self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
             self.end_headers()

@@ -15,7 +15,6 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat
 
 from ..processing.chat_messages import checked_conversation, with_media
-from ..reading.addresses import is_web_address
 from .code_export import write_code
 from .continued_conversation import continue_conversation, shared_lengths
 from .offloaded_models import without_disk
@@ -34,7 +33,7 @@ from .pipeline_inputs import (
 from .pipeline_samples import ReadPrompt, Sample, encoder_outputs, join_inputs
 from .read_ahead import DEFAULT_READ_AHEAD, Answers, BeingRead, ReadAheadItems, ReadAheadStream
 from .remembered_videos import RememberedVideo, VideoMemory
-from .video_fingerprints import video_key
+from .video_fingerprints import key_of_what_was_read, video_key
 
 
 class VideoTextToTextPipeline(Pipeline):
@@ -226,15 +225,9 @@ class VideoTextToTextPipeline(Pipeline):
         """A video that is remembered, or else read now. Threads read different files at the same time, and other
         videos, such as file objects, one after another."""
         with self.memory.only_reader(None if isinstance(video, str | Path | bytes) else "all that are no files"):
-            key = None
-            if self.memory.max_videos:
-                video_processor, contents = self.processor.video_processor, video
-                if isinstance(video, str) and is_web_address(video):
-                    video = video_processor.open_source(address := video)  # its contents may have changed
-                    video.name = address  # for errors
-                    contents = video.getbuffer()
-                key = video_key(contents, processor_kwargs, video_processor)
-            if get_worker_info() is not None:  # a process, whose memory is a copy
+            remembers = self.memory.max_videos > 0
+            key = video_key(video, processor_kwargs, self.processor.video_processor) if remembers else None
+            if key is None or get_worker_info() is not None:  # a worker is a process, whose memory is a copy
                 return self.read_video(video, key, processor_kwargs)
             with self.memory.only_reader(key):
                 remembered = self.memory.find(key)
@@ -245,6 +238,8 @@ class VideoTextToTextPipeline(Pipeline):
 
     def read_video(self, video, key: Hashable, processor_kwargs: dict) -> RememberedVideo:
         [processed] = self.processor.process_videos(video, **processor_kwargs)
+        if key is None and self.memory.max_videos > 0:  # so that, if such a video was encoded, that is found
+            key = key_of_what_was_read(processed)
         pixels, processed.pixel_values = processed.pixel_values, processed.pixel_values.to("meta")
         return RememberedVideo(key, processed, pixels)
 

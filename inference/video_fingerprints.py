@@ -1,4 +1,8 @@
-"""Is this the video that was asked about before? A key says so: equal keys, equal pixels for the model."""
+"""Is this the video that was asked about before? A key says so: equal keys, equal pixels for the model.
+
+Most videos have one before they are read. The others get one of what was read: where equal pixels and metadata come
+out, nothing is left that could make a difference.
+"""
 
 import hashlib
 import os
@@ -12,7 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..processing.video_inputs import ProcessedVideo
 from ..reading.addresses import is_web_address, scheme_of
+from ..reading.ranged_file import RangedFile
 from ..reading.video_sources import is_decoder, plain_source
 
 
@@ -22,10 +28,11 @@ TICK_NANOSECONDS, WHOLE_SECONDS_NANOSECONDS = 50 * 10**6, 2 * 10**9
 
 
 def video_key(video, processor_kwargs: dict, video_processor) -> Hashable:
-    """Identify a video that this processor reads with these arguments: its fingerprint, and every setting.
+    """Identify a video that this processor reads with these arguments, before it is read: its fingerprint, and every
+    setting.
 
-    `None` for what cannot be identified, such as a file object or settings that cannot be pickled, and for what the
-    processor would refuse.
+    `None` for what cannot be identified, such as a URL, a file object or settings that cannot be pickled, and for what
+    the processor would refuse.
     """
     if isinstance(video, list | tuple | Image.Image) and would_be_refused(video, video_processor.limits):
         return None
@@ -41,6 +48,16 @@ def video_key(video, processor_kwargs: dict, video_processor) -> Hashable:
     return content, type(video_processor), digest(b"".join(settings))
 
 
+def key_of_what_was_read(video: ProcessedVideo) -> Hashable:
+    """Identify a video by its pixels, and by its metadata, of which prompts may tell; `None` for metadata of a caller
+    that cannot be pickled."""
+    try:
+        metadata = pickle.dumps((type(video.metadata), vars(video.metadata)))
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return None
+    return "read", fingerprint(video.pixel_values), digest(metadata)
+
+
 def would_be_refused(video, limits) -> bool:
     """Whether PIL images exceed the limits, or would start Ghostscript. Pillow decodes an image when its contents are
     read, so this comes before they are hashed."""
@@ -53,7 +70,8 @@ def would_be_refused(video, limits) -> bool:
 
 def fingerprint(video) -> Hashable:
     """Identify the contents of a video: a file by its path and what the file system knows of it, data by a hash; a
-    decoder by the stream and the file that it is known to have been made of. `None` for what cannot be identified."""
+    decoder by the stream and the file that it is known to have been made of; an open file of a server by itself, if it
+    keeps what it fetches. `None` for what cannot be identified."""
     if is_decoder(video):
         held = plain_source(video)
         content = None if is_decoder(held) else fingerprint(held)
@@ -64,6 +82,8 @@ def fingerprint(video) -> Hashable:
         if is_web_address(text):
             return None  # its contents may have changed
         return ("data:", digest(text.encode())) if scheme_of(text) == "data" else fingerprint_of_file(text)
+    if isinstance(video, RangedFile):
+        return video.identity
     if isinstance(video, bytes | bytearray | memoryview):
         return digest(bytes(video) if isinstance(video, memoryview) else video)
     if isinstance(video, torch.Tensor):

@@ -4,6 +4,7 @@ Inside this package a problem is raised as `Unreadable` or `OverLimit`, with a r
 video it was, and makes of it the error that users catch.
 """
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,10 +46,31 @@ class WholeFileNeeded(Exception):
     """A file of which parts were fetched has to be fetched whole."""
 
 
+class PartNeeded(Exception):
+    """A file that is fetched apart from being read has to be read again from its start, once `fetch` was called."""
+
+    def __init__(self, file, fetch: Callable[[], None]):
+        super().__init__()
+        self.file, self.fetch_part = file, fetch
+
+    def fetch(self):
+        """Fetch what is lacking, or the whole file where parts of it are of no use.
+
+        Raises:
+            Unreadable: it cannot be fetched within the limits.
+        """
+        try:
+            self.fetch_part()
+        except WholeFileNeeded:
+            self.file.fetch_all()
+
+
 def describe(source) -> str:
     """Name a source in a message: the path or URL, or what kind of data it is."""
     if isinstance(source, bytes | bytearray | memoryview):
         return f"given as {memoryview(source).nbytes} bytes"
+    if isinstance(getattr(source, "in_parts", None), bool):  # a `RangedFile`
+        source = source.url
     if isinstance(source, str | Path):
         text = str(source)
         if scheme_of(text) == "data":

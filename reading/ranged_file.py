@@ -7,14 +7,17 @@ fetched in pieces that grow, and what chosen frames need, in one piece for each 
 
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from http.client import HTTPResponse
 from io import SEEK_CUR, SEEK_END, BytesIO
 from typing import BinaryIO
 
 from .downloads import PartRefused, download, open_url, read_body
-from .errors import Unreadable, WholeFileNeeded
+from .errors import PartNeeded, Unreadable, WholeFileNeeded
 from .guarded_file import CHUNK_BYTES
 from .limits import Deadline, ReadingLimits
+from .read_pieces import ReadPieces
 
 
 FIRST_PIECE, LARGEST_PIECE = 2**19, 2**22  # bytes
@@ -33,7 +36,7 @@ def open_in_parts(url: str, limits: ReadingLimits) -> BinaryIO:
             if response.status != 206:
                 return read_body(response, limits, deadline)
             part = part_of(response)
-            if part is None or part[0] != 0 or part[1] > FIRST_PIECE:
+            if part is None or part[0] != 0 or part[1] > FIRST_PIECE or not has_version(response):
                 return download(url, limits, deadline)
             file = RangedFile(url, response, limits, part[2])
             limits.check_bytes(part[1])
@@ -43,7 +46,9 @@ def open_in_parts(url: str, limits: ReadingLimits) -> BinaryIO:
     file.seconds = time.monotonic() - began
     if file.size == len(file.piece):
         return BytesIO(file.piece)
-    return file if file.size > SMALL_FILE else file.whole()  # pyright: ignore[reportReturnType]
+    if file.size <= SMALL_FILE:
+        return download(url, limits, file.deadline())
+    return file  # pyright: ignore[reportReturnType]
 
 
 def part_of(response: HTTPResponse) -> tuple[int, int, int] | None:
@@ -64,14 +69,16 @@ class RangedFile:
         size: of the whole, in bytes.
     """
 
-    in_parts = True
-
     def __init__(self, url: str, response: HTTPResponse, limits: ReadingLimits, size: int):
         self.url, self.url_of_parts = url, response.url
         self.limits, self.size = limits, size
+        self.in_parts = True  # until the whole file is needed
+        self.is_fetched_apart = False
         self.version = version_of(response)
         self.position = self.start = 0  # of the next byte that is read; of the piece
-        self.piece = bytearray()
+        self.piece: bytearray | memoryview = bytearray()
+        self.kept: ReadPieces | None = None
+        self.identity: object = None  # of what is read of it, where that stays the same
         self.next_size = FIRST_PIECE
         self.planned: list[tuple[int, int]] = []
         self.num_requests = self.num_fetched = 0
@@ -82,10 +89,12 @@ class RangedFile:
         size = min(size, self.size - self.position)
         if size <= 0:
             return b""
-        if not self.start <= self.position < self.start + len(self.piece):
-            self.fetch(size)
-        at = self.position - self.start
-        data = bytes(memoryview(self.piece)[at : at + size])
+        data = b"" if self.kept is None else self.kept.find(self.position, size)
+        if not data:
+            if not self.start <= self.position < self.start + len(self.piece):
+                self.call(partial(self.fetch, self.position, size))
+            at = self.position - self.start
+            data = bytes(memoryview(self.piece)[at : at + size])
         self.position += len(data)
         return data
 
@@ -97,15 +106,36 @@ class RangedFile:
         return self.position
 
     def close(self):
-        self.piece = bytearray()
+        self.piece, self.kept = bytearray(), None
+
+    def keep_pieces(self):
+        """Keep everything that is fetched from here on, up to `max_fetched_bytes`: reading it again fetches nothing,
+        and gives the same."""
+        self.kept, self.identity = ReadPieces(self.limits.max_fetched_bytes), object()
+        self.kept.add(self.start, self.piece)
+
+    def fetch_apart(self):
+        """From here on reading fetches nothing, but ends in `PartNeeded` where something is lacking. Whoever reads can
+        so give way to others meanwhile."""
+        self.keep_pieces()
+        self.is_fetched_apart = True
+
+    def call(self, fetch: Callable[[], None]):
+        """Fetch what is lacking, now or apart from reading."""
+        if self.is_fetched_apart:
+            raise PartNeeded(self, fetch)
+        fetch()
 
     def plan(self, ranges: list[tuple[int, int]]):
         """Say which bytes, from and to, will be read. Those that lie together are fetched together.
 
         Raises:
             WholeFileNeeded: that is most of the file, or in too many places.
+            PartNeeded: it is fetched apart, and something is lacking.
         """
         self.planned = []
+        if self.kept is not None:
+            ranges = [(start, end) for start, end in ranges if not self.kept.holds(start, end)]
         for start, end in sorted(ranges):
             if self.planned and start - self.planned[-1][1] < NEAR:
                 self.planned[-1] = (self.planned[-1][0], max(end, self.planned[-1][1]))
@@ -115,10 +145,17 @@ class RangedFile:
         most = len(self.planned) + self.num_requests > MAX_REQUESTS or num_bytes > self.size // 2
         if most and self.size <= self.limits.max_fetched_bytes:
             raise WholeFileNeeded
+        if self.is_fetched_apart and self.planned:
+            raise PartNeeded(self, self.fetch_planned)
 
-    def fetch(self, size: int):
-        """Fetch the piece from `position` on: as far as was planned, or at least `size` bytes."""
-        start = self.position
+    def fetch_planned(self):
+        for start, end in self.planned:
+            while start < end:
+                self.fetch(start, 1)
+                start = self.start + len(self.piece)
+
+    def fetch(self, start: int, size: int):
+        """Fetch the piece from `start` on: as far as was planned, or at least `size` bytes."""
         end = next((end for first, end in self.planned if first <= start < end), 0)
         if not end:
             follows = start == self.start + len(self.piece)
@@ -154,6 +191,8 @@ class RangedFile:
         if len(piece) < size:
             raise Unreadable(f"the connection was closed after {len(piece)} of {size} bytes")
         self.start, self.piece = part[0], piece
+        if self.kept is not None:
+            self.kept.add(self.start, self.piece)
 
     def deadline(self) -> Deadline:
         """For what has to be fetched yet."""
@@ -161,10 +200,22 @@ class RangedFile:
         deadline.extend(-self.seconds)
         return deadline
 
-    def whole(self) -> BytesIO:
-        """The file in memory."""
+    def fetch_whole(self):
+        """Fetch all of it, now or apart from reading."""
+        self.call(self.fetch_all)
+
+    def fetch_all(self):
+        """Fetch all of it, in the version that there is now: from here on it is a file in memory."""
         self.close()
-        return download(self.url, self.limits, self.deadline())
+        self.piece = download(self.url, self.limits, self.deadline()).getbuffer()
+        self.start, self.size, self.in_parts = 0, len(self.piece), False
+        self.num_fetched += self.size
+
+
+def has_version(response: HTTPResponse) -> bool:
+    """Whether the server says by what two parts are known to be of one version of a file, byte for byte."""
+    tag, changed = version_of(response)
+    return changed is not None or (tag is not None and not tag.startswith("W/"))
 
 
 def version_of(response: HTTPResponse) -> tuple[str | None, str | None]:

@@ -20,7 +20,12 @@ class ReadPieces:
         at = position - self.starts[number]
         return bytes(self.pieces[number][at : at + size])
 
-    def add(self, position: int, data: bytes):
+    def holds(self, start: int, end: int) -> bool:
+        """Whether all bytes from and to these places are in one piece."""
+        number = bisect_right(self.starts, start) - 1
+        return number >= 0 and end <= self.starts[number] + len(self.pieces[number])
+
+    def add(self, position: int, data: bytes | bytearray | memoryview):
         """Keep what was read at a position, if there is room."""
         if not data or self.num_bytes + len(data) > self.most_bytes:
             return

@@ -20,7 +20,7 @@ from transformers.video_utils import VideoMetadata
 from .animated_webp import HEADER_BYTES, is_animated_webp, read_animated_webp
 from .chosen_frames import ChooseFrames, FrameTaker, FullFrames, chosen_indices, counted_frames, hand_over
 from .container_index import index_of_container
-from .errors import Unreadable, WholeFileNeeded, named_errors
+from .errors import PartNeeded, Unreadable, WholeFileNeeded, named_errors
 from .first_packets import check_first_packets
 from .frame_seeking import FrameSeeker
 from .guarded_file import GuardedFile
@@ -93,20 +93,32 @@ def read_into(
     try:
         with named_errors(source):
             try:
-                return read_frames(guarded(file, limits), choose_frames, limits, taker, stream_index)
+                return read_file(file, choose_frames, limits, taker, stream_index)
             except WholeFileNeeded:
-                file = file.whole()
-            return read_frames(guarded(file, limits), choose_frames, limits, taker, stream_index)
+                file.fetch_whole()
+            return read_file(file, choose_frames, limits, taker, stream_index)
     finally:
         if file is not source:
             file.close()
 
 
-def guarded(file: BinaryIO, limits: ReadingLimits) -> GuardedFile:
-    file_with_deadline = GuardedFile(file, limits.deadline_of_decoding())
-    if file_with_deadline.in_parts:
-        file.decoding = file_with_deadline.deadline  # does not run while a part is fetched
-    return file_with_deadline
+def read_file(
+    file: BinaryIO,
+    choose_frames: ChooseFrames | None,
+    limits: ReadingLimits,
+    taker: FrameTaker,
+    stream_index: int | None = None,
+) -> VideoMetadata:
+    """Read an open file, and let decoders see of it what `GuardedFile` lets them; returns what `read_frames` does."""
+    guarded = GuardedFile(file, limits.deadline_of_decoding())
+    if guarded.in_parts:
+        file.decoding = guarded.deadline  # does not run while a part is fetched
+    try:
+        return read_frames(guarded, choose_frames, limits, taker, stream_index)
+    except Exception:
+        if isinstance(guarded.failure, PartNeeded):  # and this is what came of it
+            raise guarded.failure from None
+        raise
 
 
 def read_frames(

@@ -9,8 +9,11 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,9 +24,10 @@ from llava_next_video.processing.chat_messages import checked_conversation, shor
 from llava_next_video.processing.processing_llava_next_video import LlavaNextVideoProcessor, processed_side
 from llava_next_video.processing.video_inputs import ProcessedVideo
 from llava_next_video.reading.addresses import is_web_address, scheme_of
-from llava_next_video.reading.errors import VideoReadError, describe, named_errors
+from llava_next_video.reading.errors import PartNeeded, VideoReadError, describe, named_errors
 from llava_next_video.reading.limits import ReadingLimits
 from llava_next_video.reading.pictures import read_picture
+from llava_next_video.reading.ranged_file import RangedFile
 from llava_next_video.reading.video_sources import open_source
 
 
@@ -32,6 +36,36 @@ MAX_PICTURES_OF_FULL_SIZE = 4  # or more smaller ones: they are held as pixels u
 MAX_CHARACTERS = 1_000_000  # of everything else in a request: more than any context holds, and a second of tokenizing
 DOWNLOADS_AT_ONCE = 32  # each holds up to `max_fetched_bytes`
 READERS_AT_ONCE = max(2, min(os.cpu_count() or 1, 8))  # each decodes in several threads
+
+
+@dataclass
+class RequestMedia:
+    """The videos and pictures of one request, on their way.
+
+    Args:
+        sources: of each the kind, the name for errors, and what is read of it.
+        read: the first ones, once they are read.
+        seconds: spent on reading.
+    """
+
+    sources: list[tuple] = field(default_factory=list)
+    read: list[ProcessedVideo | Image.Image] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, kind: str, name: str, source, limits: ReadingLimits):
+        if isinstance(source, RangedFile):
+            source.fetch_apart()
+        self.sources.append((kind, name, source))
+        self.check_fetched(limits)
+
+    def check_fetched(self, limits: ReadingLimits):
+        """Check all downloads of the request together."""
+        num_bytes = 0
+        for _, name, source in self.sources:
+            if isinstance(source, RangedFile | BytesIO):
+                num_bytes += source.num_fetched if isinstance(source, RangedFile) else source.getbuffer().nbytes
+                with named_errors(name):
+                    limits.check_bytes(num_bytes)
 
 
 class ClientMedia:
@@ -73,35 +107,43 @@ class ClientMedia:
             raise ValueError(f"The chat has {len(named)} videos and pictures. Send {MAX_MEDIA} or fewer.")
         check_number_of_characters([messages, tools])
         sources = [(kind, name, self.checked_source(name)) for kind, name in named]
-        fetched, num_bytes = [], 0
+        media = RequestMedia()
         for kind, name, source in sources:
             if isinstance(source, str) and is_web_address(source):
                 # Apart from reading: who waits for a slow address keeps no processor busy.
-                source = await in_thread(self.downloads, open_source, source, self.limits)
-                num_bytes += source.getbuffer().nbytes
-                with named_errors(name):
-                    self.limits.check_bytes(num_bytes)  # of all downloads of a request
-            fetched.append((kind, name, source))
-        return await in_thread(self.readers, self.read_and_apply, messages, fetched, sampling, tools)
+                in_parts = kind == "video" and not self.limits.always_scan
+                source = await in_thread(self.downloads, open_source, source, self.limits, in_parts)
+            media.add(kind, name, source, self.limits)
+        while True:
+            try:
+                return await in_thread(self.readers, self.read_and_apply, messages, media, sampling, tools)
+            except PartNeeded as needed:  # of a large file
+                with named_errors(needed.file):
+                    await in_thread(self.downloads, needed.fetch)
+                media.check_fetched(self.limits)
 
     def read_and_apply(
-        self, messages: list[dict], sources: list[tuple], sampling: dict, tools: list[dict] | None
+        self, messages: list[dict], media: RequestMedia, sampling: dict, tools: list[dict] | None
     ) -> BatchFeature:
-        """The model's inputs for a chat whose videos and pictures are `sources`: kind, name for errors, and what is
-        read of each. They are read one after another, until they are too much for one prompt."""
-        deadline = self.limits.deadline_of_decoding()
-        num_tokens = num_pixels = 0
-        media = []
-        for kind, name, source in sources:
-            with named_errors(name):
-                deadline.check()
-            media.append(self.read_one(kind, name, source, sampling))
-            num_tokens += self.count_tokens(media[-1])
-            check_context(num_tokens, self.context)
-            if kind == "image":
-                num_pixels += media[-1].height * media[-1].width
-                check_pixels_of_pictures(num_pixels, self.limits)
-        remaining = iter(media)
+        """The model's inputs for a chat. Its videos and pictures are read one after another, until they are too much
+        for one prompt.
+
+        Raises:
+            PartNeeded: a part of one has to be fetched, and this to be called again.
+        """
+        deadline, began = self.limits.deadline_of_decoding(), time.monotonic()
+        deadline.extend(-media.seconds)
+        try:
+            for kind, name, source in media.sources[len(media.read) :]:
+                with named_errors(name):
+                    deadline.check()
+                media.read.append(self.read_one(kind, name, source, sampling))
+                check_context(sum(map(self.count_tokens, media.read)), self.context)
+                pictures = [picture for picture in media.read if isinstance(picture, Image.Image)]
+                check_pixels_of_pictures(sum(picture.height * picture.width for picture in pictures), self.limits)
+        finally:
+            media.seconds += time.monotonic() - began
+        remaining = iter(media.read)
         messages = with_media(messages, picture=lambda _: next(remaining), video=lambda _: next(remaining))
         inputs = self.processor.apply_chat_template(
             messages,

@@ -89,15 +89,19 @@ def test_index_and_packets_give_the_same_frames(name, corpus, tried, scanned):
 def clip(tmp_path_factory):
     """Ten groups of noise, every picture of which takes kilobytes, and B-frames."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    rng = np.random.default_rng(0)
+    write_noise(path, range(NUM_FRAMES))
+    return path
+
+
+def write_noise(path: Path, numbers, seed: int = 0, brightest: int = 255):
+    rng = np.random.default_rng(seed)
     frames = []
-    for number in range(NUM_FRAMES):
-        frame = rng.integers(0, 256, (96, 128, 3), np.uint8)
+    for number in numbers:
+        frame = rng.integers(0, brightest + 1, (96, 128, 3), np.uint8)
         frame[:48] = numbered_frame(number, 96, 128)[:48]
         frames.append(frame)
     options = {"g": str(GROUP), "bf": "2", "x264-params": "scenecut=0:threads=1"}
     write_clip(path, frames, 25, options=options)
-    return path
 
 
 class Counted(BytesIO):

@@ -1,9 +1,6 @@
 """Large files on servers that give out parts: few are fetched, under the rules and limits of a download, each."""
 
-import contextlib
-import threading
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+# ruff: noqa: F811  # fixtures of another file
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,127 +8,23 @@ import pytest
 
 from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError, read_video
 from llava_next_video.reading import downloads, limits, ranged_file
-from llava_next_video.reading.errors import WholeFileNeeded
+from llava_next_video.reading.errors import WholeFileNeeded, describe
 from llava_next_video.reading.ranged_file import RangedFile
+from llava_next_video.reading.video_sources import open_source
 from tests.fuzz.corpus import make_corpus
-from tests.reading.test_container_index import clip, some  # noqa: F401  # a fixture
+from tests.reading.server_of_parts import Server, address, clip, other_clip, server  # noqa: F401  # fixtures
+from tests.reading.test_container_index import some
 from tests.tiny import number_of
 
 
 HERE = ReadingLimits(allow_private_addresses=True, max_fetch_seconds=20)
 
 
-class Server(BaseHTTPRequestHandler):
-    """Gives out `data`; the path says from which request on it does what."""
-
-    data = b""
-    parts: list[tuple[int, int] | None] = []  # of each request; None for the whole
-    seen: list[str] = []
-
-    def do_GET(self):
-        name, _, number = self.path[1:].partition("/")
-        self.seen.append(self.path)
-        asked = self.headers["Range"]
-        first, last = (int(end) for end in asked.removeprefix("bytes=").split("-")) if asked else (0, 10**12)
-        last = min(last, len(self.data) - 1)
-        self.parts.append((first, last + 1) if asked else None)
-        is_time = len(self.parts) > int(number or 0)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            getattr(self, name if is_time and asked else "give")(first, last, bool(asked))
-
-    def give(self, first, last, is_part, shown=None, size=None, etag='"1"'):
-        self.send_response(206 if is_part else 200)
-        if is_part:
-            self.send_header("Content-Range", shown or f"bytes {first}-{last}/{size or len(self.data)}")
-        self.send_header("ETag", etag)
-        self.send_header("Content-Length", str(last + 1 - first))
-        self.end_headers()
-        self.wfile.write(self.data[first : last + 1])
-
-    def whole(self, first, last, is_part):
-        self.give(0, len(self.data) - 1, False)
-
-    def less(self, first, last, is_part):
-        self.give(first, first + (last - first) // 3, True)
-
-    def more(self, first, last, is_part):
-        self.give(first, last + 1000, True)
-
-    def elsewhere(self, first, last, is_part):
-        self.give(first + 1, last, True)
-
-    def nonsense(self, first, last, is_part):
-        self.give(first, last, True, shown=f"bytes {first}-{last}/*")
-
-    def changed(self, first, last, is_part):
-        self.give(first, last, True, etag='"2"')
-
-    def grown(self, first, last, is_part):
-        self.give(first, last, True, size=len(self.data) + 1)
-
-    def refused(self, first, last, is_part):
-        self.send_error(416)
-
-    def gone(self, first, last, is_part):
-        self.send_error(404)
-
-    def cut(self, first, last, is_part):
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
-        self.send_header("ETag", '"1"')
-        self.end_headers()
-        self.wfile.write(self.data[first : (first + last) // 2])
-
-    def endless(self, first, last, is_part):
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
-        self.send_header("ETag", '"1"')
-        self.end_headers()
-        while True:
-            self.wfile.write(self.data[first : last + 1])
-
-    def redirect(self, first, last, is_part):
-        self.send_response(302)
-        self.send_header("Location", "/give")
-        self.end_headers()
-
-    def away(self, first, last, is_part):
-        self.send_response(302)
-        self.send_header("Location", f"http://127.0.0.2:{self.server.server_port}/give")
-        self.end_headers()
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def address():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        server.daemon_threads = True
-        threading.Thread(target=partial(server.serve_forever, poll_interval=0.02), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture
-def server(address, clip, monkeypatch):  # noqa: F811
-    """A file of half a megabyte is a large one here."""
-    for name, number in {"SMALL_FILE": 0, "FIRST_PIECE": 2**13, "LARGEST_PIECE": 2**15, "NEAR": 2**10}.items():
-        monkeypatch.setattr(ranged_file, name, number)
-    monkeypatch.setattr("llava_next_video.reading.first_packets.KEPT_BYTES", 0)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    Server.data = clip.read_bytes()
-    Server.parts.clear()
-    Server.seen.clear()
-    return address
-
-
 def numbers(frames) -> list[int]:
     return [number_of(frame) for frame in frames]
 
 
-def test_parts_of_a_file_give_the_frames_of_the_whole(server, clip):  # noqa: F811
+def test_parts_of_a_file_give_the_frames_of_the_whole(server, clip):
     frames, metadata = read_video(f"{server}/give", some(0, 31), HERE)
     expected, known = read_video(clip, some(0, 31))
     assert np.array_equal(frames, expected)
@@ -149,14 +42,14 @@ def test_each_run_of_frames_is_one_request(server):
     assert len(Server.parts) == alone + 2
 
 
-def test_whole_file_is_fetched_at_once_where_most_of_it_is_needed(server, clip):  # noqa: F811
+def test_whole_file_is_fetched_at_once_where_most_of_it_is_needed(server, clip):
     frames, _ = read_video(f"{server}/give", limits=HERE)
     assert numbers(frames) == list(range(60))
     assert Server.parts[-1] is None
     assert len(Server.parts) < 12
 
 
-def test_small_files_are_fetched_at_once(server, clip, monkeypatch):  # noqa: F811
+def test_small_files_are_fetched_at_once(server, clip, monkeypatch):
     monkeypatch.setattr(ranged_file, "SMALL_FILE", 2**24)
     assert numbers(read_video(f"{server}/give", some(31), HERE)[0]) == [31]
     assert Server.parts == [(0, 2**13), None]
@@ -180,7 +73,7 @@ def test_error_for_an_index_of_too_many_frames(server):
         read_video(f"{server}/give", some(0), ReadingLimits(allow_private_addresses=True, max_frames=10))
 
 
-def test_file_whose_index_is_wrong_is_fetched_whole(server, clip):  # noqa: F811
+def test_file_whose_index_is_wrong_is_fetched_whole(server, clip):
     data = bytearray(clip.read_bytes())
     at = data.index(b"ctts") + 16
     data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + 512).to_bytes(4, "big")
@@ -194,6 +87,36 @@ def test_file_whose_index_is_wrong_is_fetched_whole(server, clip):  # noqa: F811
 def test_servers_that_do_otherwise_are_read(what, number, server):
     """The whole file is fetched where a part is another than was asked for, or of another version."""
     assert numbers(read_video(f"{server}/{what}/{number}", some(0, 31), HERE)[0]) == [0, 31]
+
+
+@pytest.mark.parametrize("what", ["unnamed", "weakly_named"])
+def test_parts_of_a_file_without_a_version_are_not_put_together(what, server):
+    """They may be of two files: no header tells."""
+    assert numbers(read_video(f"{server}/{what}", some(0, 31), HERE)[0]) == [0, 31]
+    assert Server.parts == [(0, 2**13), None]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"ETag": '"1"'}, {"ETag": '"2"'}),
+        ({"ETag": '"1"'}, {}),
+        ({"Last-Modified": "Sat, 28 Nov 2026 10:00:00 GMT"}, {"Last-Modified": "Sat, 28 Nov 2026 10:00:01 GMT"}),
+    ],
+)
+def test_file_that_changes_between_two_parts_gives_the_frames_of_one_version(before, after, server, other_clip):
+    """A file of the same size, after each number of requests."""
+    data, changed = Server.data, other_clip.read_bytes()
+    Server.later = changed, after
+    found = []
+    for number in range(1, 9):
+        Server.data, Server.version = data, before
+        Server.parts.clear()
+        found.append(numbers(read_video(f"{server}/swapped/{number}", some(0, 31), HERE)[0]))
+    assert Server.data == data  # there are no eight requests
+    assert len(data) == len(changed)
+    assert [frames for frames in found if frames not in ([0, 31], [100, 131])] == []
+    assert found[0] == [100, 131]
 
 
 @pytest.mark.parametrize("what", ["refused"])
@@ -213,6 +136,27 @@ def test_server_that_refuses_the_first_part_is_asked_for_the_whole(what, server)
 def test_error_when_a_later_part_is_not_to_be_had(what, message, server):
     with pytest.raises(VideoReadError, match=message):
         read_video(f"{server}/{what}/3", some(0, 31), HERE)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_error_when_the_server_stops_in_the_middle(number, server):
+    short = ReadingLimits(allow_private_addresses=True, max_fetch_seconds=1)
+    with pytest.raises(VideoLimitError, match=f"'{server}/stalls/{number}': fetching it took longer than max_fetch_s"):
+        read_video(f"{server}/stalls/{number}", some(0, 31), short)
+
+
+def test_file_that_is_kept_open_is_fetched_once(server):
+    """Its parts, and the whole of it where that is needed."""
+    file = open_source(f"{server}/give", HERE, in_parts=True)
+    file.keep_pieces()
+    frames = [numbers(read_video(file, some(0, 31), HERE)[0]) for _ in range(2)]
+    assert frames == [[0, 31], [0, 31]]
+    places = [place for part in Server.parts for place in range(*part)]
+    assert len(places) == len(set(places)) < 0.5 * len(Server.data)
+    for _ in range(2):
+        assert numbers(read_video(file, limits=HERE)[0]) == list(range(60))
+    assert Server.parts.count(None) == 1
+    assert describe(file) == repr(f"{server}/give")
 
 
 def test_no_more_is_taken_than_was_asked_for(server):
