@@ -30,6 +30,7 @@ def write_checkpoint(folder: Path, tiny: bool):
     setting = Setting(tiny, clips=folder, num_frames=2)
     own, own_processor = model(HERE, "clip", setting), processor(HERE, "clip", setting)
     own_processor.video_processor.num_frames = setting.num_frames
+    own.get_input_embeddings().weight.data[len(own_processor.tokenizer) :] = 0  # says only what can be written
     own.save_pretrained(folder)
     own_processor.save_pretrained(folder)
 
