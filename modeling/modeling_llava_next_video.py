@@ -231,18 +231,18 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel, VisualEncodingMixin):
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
     def replace_placeholders(
-        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, features: dict, cache: Cache | None
+        self, input_ids: torch.Tensor | None, embeddings: torch.Tensor, features: dict, cache: Cache | None
     ) -> tuple[torch.Tensor, dict]:
-        """Embed a prompt, with visual tokens in the place of its placeholders. `features` as `mm_encoder_outputs`.
+        """Put visual tokens in the place of placeholders in an embedded prompt (B, L, D). `features` as
+        `mm_encoder_outputs`.
 
         Returns:
             The embeddings (B, L, D), and the fields of [`LlavaNextVideoModelOutputWithPast`] for the visual tokens.
         """
-        embeddings = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds  # (B, L, D)
         visual_outputs = {}
         for modality, token_id in self.placeholder_ids().items():
             if features.get(modality) is not None:
-                mask = self.get_placeholder_mask(input_ids, inputs_embeds, token_id)  # (B, L)
+                mask = self.get_placeholder_mask(input_ids, embeddings, token_id)  # (B, L)
                 tokens = torch.cat(tuple(features[modality].pooler_output)).to(embeddings)  # (N, D)
                 check_placeholders(mask, tokens, modality)
                 embeddings = embeddings.masked_scatter(mask[..., None].to(embeddings.device), tokens)
@@ -273,6 +273,9 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel, VisualEncodingMixin):
         """Arguments as in [`LlavaNextVideoForConditionalGeneration.forward`], without `labels`."""
         check_arguments(input_ids, inputs_embeds, pixel_values, pixel_values_videos, image_sizes, mm_encoder_outputs)
         past_key_values = cache if past_key_values is None else past_key_values
+        # Before the tower runs: the backward pass is then through with the tower, and has dropped what was kept for it,
+        # when it makes the gradient of all embeddings.
+        embeddings = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds  # (B, L, D)
         features = dict(mm_encoder_outputs or {})
         selection = (vision_feature_layer, vision_feature_select_strategy)
         if pixel_values is not None and pixel_values_videos is not None and self.takes_one_call():
@@ -283,7 +286,7 @@ class LlavaNextVideoModel(LlavaNextVideoPreTrainedModel, VisualEncodingMixin):
             if pixel_values_videos is not None:
                 features["video"] = self.get_video_features(pixel_values_videos, *selection, return_dict=True)
 
-        embeddings, visual_outputs = self.replace_placeholders(input_ids, inputs_embeds, features, past_key_values)
+        embeddings, visual_outputs = self.replace_placeholders(input_ids, embeddings, features, past_key_values)
         warn_beyond_context(embeddings.shape[1], self.config.text_config)
         outputs = self.language_model(
             inputs_embeds=embeddings,

@@ -127,3 +127,15 @@ def test_gradients_of_messages_without_videos_are_of_the_language_model():
     model(**batch).loss.backward()
     names = {name for name, weight in model.named_parameters() if weight.grad is not None}
     assert all(name.startswith(PREFIXES["language_model"]) for name in names)
+
+
+def test_the_gradient_of_all_embeddings_is_made_when_the_tower_is_through():
+    """It is as large as the embeddings: while what the tower's gradients need is kept, it would raise the peak."""
+    model, order = make_model(text="qwen2"), []
+    model.get_input_embeddings().weight.register_post_accumulate_grad_hook(lambda _: order.append("embeddings"))
+    for weight in model.model.vision_tower.parameters():
+        if weight.requires_grad:
+            weight.register_post_accumulate_grad_hook(lambda _: order.append("tower"))
+    step(model, torch.optim.SGD(model.parameters(), lr=0.0), {})
+    assert order[-1] == "embeddings"
+    assert order.count("tower") > 1
