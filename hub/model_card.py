@@ -16,6 +16,7 @@ from llava_next_video.hub.model_card_checks import LIBRARY, PIPELINE_TAG, check_
 from llava_next_video.hub.model_card_facts import CardFacts, facts_of, plain
 from llava_next_video.hub.recipes import MODEL_FACTS, RELEASED, VIDEO_FACTS, Recipe, Released, find_released
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from llava_next_video.modeling.model_inputs import context_length
 from llava_next_video.processing import CHAT_TEMPLATES, LlavaNextVideoProcessor
 
 
@@ -44,7 +45,7 @@ NEWLINES = {
 SAMPLING = {
     "uniform": "{n}, evenly from the first to the last; a shorter video gives each of its frames once",
     "uniform_repeated": "{n}, evenly from the first to the last; a shorter video gives some of its frames again",
-    "fps_capped": "one a second; where that is more than {n}, {n} evenly from the first to the last",
+    "fps_capped": "{rate}; where that is more than {n}, {n} evenly from the first to the last",
     "legacy": "{n}, each at the start of an equal share of the video",
 }
 
@@ -110,7 +111,7 @@ def model_card(folder: str | Path, repository: str | None = None, facts: CardFac
         tokens_per_frame=tokens_per_frame(config, processor),
         requirements=[f'"{line}"' for line in requires(DISTRIBUTION) or () if ";" not in line],
         newlines=NEWLINES[config.video_newline_position],
-        sampling=SAMPLING[processor.video_processor.frame_sampling].format(n=processor.video_processor.num_frames),
+        sampling=sampling(processor),
         context=context(config),
         template=template_name(processor),
         prompt=example_prompt(processor),
@@ -179,6 +180,15 @@ def tokens_per_frame(config: LlavaNextVideoConfig, processor: LlavaNextVideoProc
     return two - one
 
 
+def sampling(processor: LlavaNextVideoProcessor) -> str:
+    """Which frames of a video are read."""
+    videos = processor.video_processor
+    rate = "one a second" if videos.fps is None else f"{videos.fps:g} for each second of the video"
+    if videos.fps is not None and videos.frame_sampling != "fps_capped":
+        return rate
+    return SAMPLING[videos.frame_sampling].format(n=videos.num_frames, rate=rate)
+
+
 def context(config: LlavaNextVideoConfig) -> str:
     """How long a prompt may be; empty for language models without a limit."""
     trained = getattr(config.text_config, "max_position_embeddings", None)
@@ -187,7 +197,8 @@ def context(config: LlavaNextVideoConfig) -> str:
         return ""
     kind = rope.get("rope_type", "default")
     if kind == "linear":
-        return f"{trained} tokens, stretched {rope['factor']:g} times (RoPE, linear): {int(trained * rope['factor'])}"
+        stretched = context_length(config.text_config)
+        return f"{trained} tokens, stretched {rope['factor']:g} times (RoPE, linear): {stretched}"
     return f"{trained} tokens" + ("" if kind == "default" else f" (RoPE: {code(kind)})")
 
 

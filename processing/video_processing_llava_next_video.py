@@ -57,10 +57,10 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
     or tensor (frames, height, width, 3) or (frames, 3, height, width) of 0..255, or a list of PIL images, arrays or
     paths of images, which are taken as they are. One call may mix them.
 
-    `num_frames` frames of a file are taken by the rule `frame_sampling`; with `fps`, that many frames per second.
-    Passing either to a call overrides the checkpoint's choice and samples frames given as arrays too;
-    `do_sample_frames=False` takes every frame of a file. Short videos give each frame once, except by the rule
-    `"uniform_repeated"`.
+    `num_frames` frames of a file are taken by the rule `frame_sampling`; with `fps`, that many frames per second, which
+    only the rule `"fps_capped"` limits to `num_frames`. Passing either to a call overrides the checkpoint's choice and
+    samples frames given as arrays too; `do_sample_frames=False` takes every frame of a file. Short videos give each
+    frame once, except by the rule `"uniform_repeated"`.
 
     `exact_pixels=True`, given to `from_pretrained`, computes pixels to the last bit as the original does, more slowly.
 
@@ -119,17 +119,19 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
         """The functions that choose frames of files and of arrays from their metadata, where a call has these
         arguments; `None` is for every frame."""
         frame_sampling = frame_sampling or self.frame_sampling
-        both = num_frames is not None and fps is not None
-        if both and frame_sampling != "fps_capped":
+        is_capped = frame_sampling == "fps_capped"
+        if num_frames is not None and fps is not None and not is_capped:
             raise ValueError(
                 f"The video processor got num_frames={num_frames} and fps={fps}; both choose the frames, pass one."
             )
         asked_for = num_frames is not None or fps is not None
         if not asked_for:
             num_frames, fps = self.num_frames, self.fps
+        elif is_capped and fps is None:
+            fps = self.fps
         # Before anything is read; attributes may have been set since the processor was made.
         check_pixel_settings({"num_frames": num_frames, "fps": fps, "frame_sampling": frame_sampling})
-        num_frames = num_frames if fps is None or both else None
+        num_frames = num_frames if fps is None or is_capped else None
         choose = partial(self.sample_frames, num_frames=num_frames, fps=fps, frame_sampling=frame_sampling)
         sample_arrays = self.do_sample_frames or asked_for if do_sample_frames is None else do_sample_frames
         return None if do_sample_frames is False else choose, choose if sample_arrays else None
@@ -234,10 +236,10 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
         return prepared
 
 
-def in_parallel(function: Callable, *arguments: Sequence) -> list:
-    """As `list(map(function, *arguments))`, several at a time: decoding lets go of Python's lock."""
-    together = min(len(arguments[0]), os.cpu_count() or 1, MAX_VIDEOS_AT_ONCE)
+def in_parallel(function: Callable, items: Sequence) -> list:
+    """As `list(map(function, items))`, several at a time: decoding releases Python's lock."""
+    together = min(len(items), os.cpu_count() or 1, MAX_VIDEOS_AT_ONCE)
     if together == 1:
-        return list(map(function, *arguments))
+        return list(map(function, items))
     with ThreadPoolExecutor(together) as threads:
-        return list(threads.map(function, *arguments))
+        return list(threads.map(function, items))

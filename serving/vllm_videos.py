@@ -87,8 +87,12 @@ def reading_settings_of(processor: LlavaNextVideoVideoProcessor, given: dict[str
     >>> reading_settings_of(LlavaNextVideoVideoProcessor(num_frames=8), {})
     {'num_frames': 8, 'frame_sampling': 'uniform', 'video_backend': 'llava_next_video'}
     """
-    own = {"num_frames": processor.num_frames} if processor.fps is None else {"fps": processor.fps}
-    frames = {name: given[name] for name in ("num_frames", "fps") if name in given} or own
+    is_capped = given.get("frame_sampling", processor.frame_sampling) == "fps_capped"
+    own = {} if processor.fps is None else {"fps": processor.fps}
+    if is_capped or not own:
+        own["num_frames"] = processor.num_frames
+    asked = {name: given[name] for name in ("num_frames", "fps") if name in given}
+    frames = own | asked if is_capped and "fps" not in asked else asked or own
     # vLLM reads 32 where `num_frames` is not there.
     settings = {"num_frames": ALL, **frames, "frame_sampling": processor.frame_sampling, "video_backend": READER}
     settings |= given

@@ -303,6 +303,7 @@ def test_frames_of_slow_fast_videos(tmp_path):
         ({"frame_sampling": "fps_capped", "num_frames": 16}, "one a second; where that is more than 16, 16 evenly"),
         ({"frame_sampling": "legacy"}, "32, each at the start of an equal share"),
         ({"fps": 2.0}, "2 for each second"),
+        ({"fps": 2.0, "frame_sampling": "fps_capped"}, "2 for each second of the video; where that is more than 32"),
     ],
 )
 def test_sampling_rules(tmp_path, settings, text):

@@ -63,9 +63,21 @@ def test_sampling_of_the_checkpoint_is_saved_and_used(processor, clip, tmp_path)
     processor.save_pretrained(tmp_path)
     again = LlavaNextVideoVideoProcessor.from_pretrained(tmp_path)
     assert chosen(again, clip) == [0, 25, 50, 75]
-    again.fps = 2
-    assert len(chosen(again, clip)) == 8
-    assert len(chosen(again, clip, num_frames=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments", "expected"),
+    [
+        ("uniform", {}, [0, 12, 25, 37, 50, 62, 75, 87]),
+        ("uniform", {"num_frames": 3}, [0, 49, 99]),
+        ("fps_capped", {}, [0, 24, 49, 74, 99]),  # as the original, whose number of frames is always a limit
+        ("fps_capped", {"num_frames": 9}, [0, 12, 24, 36, 48, 60, 72, 84, 96]),  # of 25 / 2 frames rounded: every 12th
+        ("fps_capped", {"fps": 3}, [0, 8, 16, 25, 33, 41, 50, 58, 66, 75, 83, 91]),
+    ],
+)
+def test_fps_of_the_checkpoint_is_used(processor, clip, rule, arguments, expected):
+    processor.num_frames, processor.fps, processor.frame_sampling = 5, 2, rule
+    assert chosen(processor, clip, **arguments) == expected
 
 
 def test_limits_hold_for_every_call_and_are_not_of_the_checkpoint(processor, clip, tmp_path):
