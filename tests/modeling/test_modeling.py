@@ -298,7 +298,6 @@ def test_training_without_pixels_is_an_error():
 @pytest.mark.parametrize("modality", ["image", "video"])
 def test_training_on_placeholders_is_warned_of(modality, caplog):
     """They are most of what is learned then."""
-    model_inputs.logger.warning_once.cache_clear()
     model, picture = make_model().train(), Image.new("RGB", (20, 30))
     media = {"videos": [random_frames(2)]} if modality == "video" else {"images": picture}
     inputs = make_processor(model.config)(text=f"<{modality}>\nWhat?", **media)
