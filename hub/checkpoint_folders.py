@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from llava_next_video.modeling.checkpoint_settings import UntrustedCheckpoint, read_json
+from llava_next_video.modeling.error_texts import first_line
 
 
 # Formats of weights, the better one first, and the file that a checkpoint in one piece has.
@@ -49,9 +50,9 @@ def local_folder(source: str | Path, patterns: Sequence[str], subfolder: str = "
         try:
             folder = Path(snapshot_download(str(source), allow_patterns=patterns, **download))
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise FileNotFoundError(
-                f"{str(source)!r} is not a folder, and could not be fetched from the Hugging Face Hub: {reason}"
+                f"{str(source)!r} is not a folder, and could not be fetched from the Hugging Face Hub: "
+                f"{first_line(error)}"
             ) from error
     check_entries(folder / subfolder)
     return folder / subfolder

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from llava_next_video.modeling.checkpoint_settings import MAX_INDEX_BYTES, CheckpointError
+from llava_next_video.modeling.error_texts import first_line
 
 
 # What the pickle of a dictionary of tensors names. `torch.load` lets more names through with `weights_only=True`; some
@@ -42,8 +43,7 @@ def load_pickle(file: Path) -> dict[str, torch.Tensor]:
             "Download it again, or save it again with torch.save."
         ) from error
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise CheckpointError(f"{file} is damaged or not complete: {reason}. Download it again.") from error
+        raise CheckpointError(f"{file} is damaged or not complete: {first_line(error)}. Download it again.") from error
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
     ):

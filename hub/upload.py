@@ -5,6 +5,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.utils import httpx  # the one it uses, httpx or httpx2
 
+from llava_next_video.modeling.error_texts import first_line
+
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:
     """Upload a folder to a Hub repository in one commit, and return the repository's address.
@@ -29,9 +31,8 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
             )
         hub.upload_folder(repo_id=address.repo_id, folder_path=folder)
     except (OSError, httpx.HTTPError) as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise OSError(
-            f"{folder} is written, but was not uploaded to {repository}: {reason}. Upload it with "
+            f"{folder} is written, but was not uploaded to {repository}: {first_line(error)}. Upload it with "
             f"`hf upload {repository} {folder}{' --private' if private else ''}`, after `hf auth login`."
         ) from error
     return str(address)

@@ -1,6 +1,7 @@
-"""How errors show what strangers' files hold, and other errors: shortened, because either may be a megabyte."""
+"""How errors show values from strangers, and other errors: shortened, because either may be megabytes long."""
 
 import reprlib
+from numbers import Number
 
 
 def reason_of(error: Exception) -> str:
@@ -8,9 +9,21 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {shortened(' '.join(str(error).split()), 300)}"
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; its kind, where it has none."""
+    return next(iter(str(error).splitlines()), repr(error))
+
+
 def quoted(value: object) -> str:
-    """A value from a stranger's file."""
-    return shortened(repr(value[:101]), 100) if isinstance(value, str) else reprlib.repr(value)
+    """A value from a stranger's file or call: the beginning of plain data, the type of anything else.
+
+    >>> quoted("a" * 200) == "'" + "a" * 99 + "...", quoted(object())
+    (True, 'object')
+    """
+    if isinstance(value, str | bytes):
+        return shortened(repr(value[:101]), 100)
+    is_plain = value is None or isinstance(value, Number | list | tuple | dict)
+    return reprlib.repr(value) if is_plain else type(value).__name__
 
 
 def shortened(text: str, length: int) -> str:

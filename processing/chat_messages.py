@@ -5,7 +5,6 @@ Behind the door every part is a text, `{"type": "text", "text": ...}`, or has on
 templates, which would open some kinds of them without limits.
 """
 
-import reprlib
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -15,6 +14,7 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 
+from ..modeling.error_texts import quoted
 from ..reading.addresses import scheme_of
 from ..reading.video_sources import is_value_of_column, is_video_source, plain_source
 from .video_inputs import ProcessedVideo
@@ -69,7 +69,7 @@ def checked_conversation(messages, need_sources: bool = True, name: str = "chat"
     messages = getattr(messages, "messages", messages)
     if not isinstance(messages, list | tuple) or not messages:
         raise ValueError(
-            f"The {name} is {shortened(messages)}. It has to be a list of one message or more: "
+            f"The {name} is {quoted(messages)}. It has to be a list of one message or more: "
             "[{'role': 'user', 'content': [{'type': 'text', 'text': ...}]}]."
         )
     return [
@@ -172,7 +172,7 @@ def checked_message(message, place: str, need_sources: bool) -> dict:
         if not content and content != "" and "tool_calls" in message:
             return message
         if not isinstance(content, list | tuple | str) or content in ([], ()):
-            raise Malformed(f"its content is {shortened(content)}. It has to be a text or a list of parts")
+            raise Malformed(f"its content is {quoted(content)}. It has to be a text or a list of parts")
         if isinstance(content, str):
             check_text(content, "content")
             return message
@@ -201,7 +201,7 @@ def kind_of(part: dict) -> str:
     if isinstance(type_of_part, str) and type_of_part in SOUND:
         raise Malformed(f"its type is {type_of_part!r}, and LLaVA-NeXT-Video hears nothing. Leave it out")
     if not isinstance(type_of_part, str) or type_of_part not in KINDS:
-        raise Malformed(f"its type is {shortened(type_of_part)}. It has to be one of {list(KINDS)}")
+        raise Malformed(f"its type is {quoted(type_of_part)}. It has to be one of {list(KINDS)}")
     return KINDS[type_of_part]
 
 
@@ -215,7 +215,7 @@ def source_of(part: dict, kind: str, key: str):
         url = value.get("url") if isinstance(value, Mapping) else value
         # These come from clients of an interface where files have no names.
         if not isinstance(url, str) or scheme_of(url) is None:
-            raise Malformed(f"its {key} is {shortened(url)}, which is not a URL. A file goes under 'path'")
+            raise Malformed(f"its {key} is {quoted(url)}, which is not a URL. A file goes under 'path'")
         return url
     if key == "base64":
         return data_uri(value)
@@ -223,7 +223,7 @@ def source_of(part: dict, kind: str, key: str):
     frames = [out_of_column(frame) for frame in (value if several else [value])]
     if not frames or not all(is_source(frame, kind) for frame in frames):
         raise Malformed(
-            f"its {key} is {shortened(value)}. It has to be a path, a URL, bytes, a file object, or pixels: an array, "
+            f"its {key} is {quoted(value)}. It has to be a path, a URL, bytes, a file object, or pixels: an array, "
             "a PIL image, or for a video a list of such frames"
         )
     return frames if several else frames[0]
@@ -258,7 +258,7 @@ def as_dict(value, expected: str) -> dict:
     elif callable(getattr(value, "model_dump", None)):
         value = value.model_dump()
     if not isinstance(value, Mapping):
-        raise Malformed(f"it is {shortened(value)}, and {expected}")
+        raise Malformed(f"it is {quoted(value)}, and {expected}")
     return {key: item for key, item in value.items() if item is not None}
 
 
@@ -276,7 +276,7 @@ def check_levels(value):
 
 def check_text(value, name: str):
     if not isinstance(value, str):
-        raise Malformed(f"its {name} is {shortened(value)}. It has to be a text")
+        raise Malformed(f"its {name} is {quoted(value)}. It has to be a text")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -285,9 +285,3 @@ def check_text(value, name: str):
 
 def numbered(items) -> enumerate:
     return enumerate(items, start=1)
-
-
-def shortened(value) -> str:
-    """A value in an error: a few characters of plain data, the type of anything else."""
-    plain = value is None or isinstance(value, str | bytes | int | float | list | tuple | dict)
-    return reprlib.repr(value) if plain else type(value).__name__

@@ -5,7 +5,6 @@ with it.
 """
 
 import math
-import reprlib
 from collections.abc import Callable
 from numbers import Integral, Real
 from sys import float_info
@@ -28,6 +27,7 @@ from ..modeling.configuration_llava_next_video import (
     PoolMode,
     is_size,
 )
+from ..modeling.error_texts import quoted
 from ..modeling.own_code import forget_exported_code
 from ..reading.limits import DEFAULT_LIMITS, ReadingLimits
 from ..reading.video_sources import VideoSource, open_source
@@ -157,9 +157,8 @@ def check_settings(settings: dict, rules: dict[str, Rule] = PROCESSOR_RULES):
     for name, value in settings.items():
         rule = rules.get(name)
         if rule is not None and not rule.is_right(value):
-            # Shortened: damaged settings may be megabytes.
             raise ValueError(
-                f"The processor's {name} is {reprlib.repr(value)}; it has to be {rule.expected}. Correct the "
+                f"The processor's {name} is {quoted(value)}; it has to be {rule.expected}. Correct the "
                 "checkpoint's processor_config.json or preprocessor_config.json, or what you passed."
             )
 

@@ -1,7 +1,6 @@
 """The processor of LLaVA-NeXT-Video: prompts with videos and images become token ids and pixel values, and every
 `<video>` and `<image>` in a prompt becomes as many placeholders as the model makes tokens of that video or image."""
 
-import reprlib
 from functools import partial, wraps
 
 import torch
@@ -15,6 +14,7 @@ from transformers.processing_utils import (
 
 from ..modeling.checkpoint_settings import reading_settings
 from ..modeling.configuration_llava_next_video import LlavaNextVideoConfig
+from ..modeling.error_texts import quoted
 from ..modeling.other_formats import format_of
 from ..modeling.visual_grid import image_token_count, video_token_count
 from .chat_messages import Sealed, checked_conversations, unsealed, with_media, with_template_errors
@@ -182,7 +182,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         kinds = (MODALITY_TO_BASE_CLASS_MAPPING[kind] for kind in ("tokenizer", "image_processor", "video_processor"))
         if module_name not in flatten(list(kinds)):
             raise ValueError(
-                f"The checkpoint has its processor load a model of the class {reprlib.repr(module_name)}, for sound, "
+                f"The checkpoint has its processor load a model of the class {quoted(module_name)}, for sound, "
                 "which LLaVA-NeXT-Video does not hear. Nothing was loaded; remove `audio_tokenizer` from its "
                 "processor_config.json, and audio_tokenizer_config.json."
             )

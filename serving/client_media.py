@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 from transformers import BatchFeature
 
-from llava_next_video.processing.chat_messages import checked_conversation, shortened, with_media
+from llava_next_video.modeling.error_texts import quoted
+from llava_next_video.processing.chat_messages import checked_conversation, with_media
 from llava_next_video.processing.processing_llava_next_video import LlavaNextVideoProcessor, processed_side
 from llava_next_video.processing.video_inputs import ProcessedVideo
 from llava_next_video.reading.addresses import is_web_address, scheme_of
@@ -177,14 +178,14 @@ class ClientMedia:
         """What a client named, as the reader takes it, if it may be opened."""
         if not isinstance(source, str):
             raise ValueError(
-                f"A video or picture is {shortened(source)}. The server takes one as a data: or http(s): URL; frames "
+                f"A video or picture is {quoted(source)}. The server takes one as a data: or http(s): URL; frames "
                 "are sent as several pictures."
             )
         if scheme_of(source) == "data" or is_web_address(source):
             return source
         if scheme_of(source) not in (None, "file"):
             raise ValueError(
-                f"The server was asked to open {shortened(source)}. It reads addresses with data:, http: and https:."
+                f"The server was asked to open {quoted(source)}. It reads addresses with data:, http: and https:."
             )
         # Everything else is a path, whatever it looks like: the reader would open it as one.
         return self.allowed_file(source)
@@ -193,7 +194,7 @@ class ClientMedia:
         """A path, or `file:` URL, as the path of a file inside the allowed folder, links followed."""
         if self.allowed_folder is None:
             raise ValueError(
-                f"The server was asked to open {shortened(source)}, which is neither a data: nor a http(s): URL, and "
+                f"The server was asked to open {quoted(source)}, which is neither a data: nor a http(s): URL, and "
                 "it opens no files of its disk for clients. Send the file itself, as a data: URL; whoever runs the "
                 "server can allow one folder: --allowed-media-folder."
             )
@@ -203,7 +204,7 @@ class ClientMedia:
             file = None
         if file is None or not file.is_relative_to(self.allowed_folder):
             raise ValueError(
-                f"The server was asked to open {shortened(source)}, which is outside of the folder whose files it "
+                f"The server was asked to open {quoted(source)}, which is outside of the folder whose files it "
                 "opens for clients. Name a file in it, by a path relative to it, or send the file as a data: URL."
             )
         return file

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llava_next_video.processing.chat_messages import shortened
+from llava_next_video.modeling.error_texts import quoted
 from llava_next_video.processing.frame_sampling import SamplingRule
 
 
@@ -79,7 +79,5 @@ def checked_fields(body: Any, fields: type[RequestFields]) -> dict:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"])
-        raise ValueError(
-            f"The request has {shortened(first['input'])} where {place} belongs: {first['msg']}."
-        ) from None
+        raise ValueError(f"The request has {quoted(first['input'])} where {place} belongs: {first['msg']}.") from None
     return {name: value for name, value in body.items() if value is not None}

@@ -20,8 +20,8 @@ from transformers.cli.serving.response import ResponseHandler, TransformersRespo
 from transformers.cli.serving.utils import BaseGenerateManager, GenerateManager, GenerationState
 
 from llava_next_video.hub.loading import load_model
+from llava_next_video.modeling.error_texts import quoted
 from llava_next_video.modeling.model_inputs import context_length
-from llava_next_video.processing.chat_messages import shortened
 from llava_next_video.processing.checked_settings import check_pixel_settings
 from llava_next_video.processing.processing_llava_next_video import LlavaNextVideoProcessor
 from llava_next_video.reading.limits import ReadingLimits
@@ -166,7 +166,7 @@ def checked_bias(bias: dict[str, float], vocabulary: int) -> dict[int, float]:
     """How much is added to the scores of tokens, by their ids, as `generate` takes it."""
     if wrong := [token for token in bias if not token.isdecimal() or not int(token) < vocabulary]:
         raise ValueError(
-            f"The request has logit_bias for {shortened(wrong)}. Its names have to be ids of tokens, from 0 to "
+            f"The request has logit_bias for {quoted(wrong)}. Its names have to be ids of tokens, from 0 to "
             f"{vocabulary - 1}."
         )
     return {int(token): float(added) for token, added in bias.items()}

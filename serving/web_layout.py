@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from gradio.data_classes import FileData  # pyright: ignore[reportMissingImports]
 
 from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTextPipeline
-from llava_next_video.processing.chat_messages import shortened
+from llava_next_video.modeling.error_texts import quoted
 from llava_next_video.processing.frame_sampling import SamplingRule
 from llava_next_video.processing.video_inputs import ProcessedVideo
 from llava_next_video.reading.addresses import is_web_address
@@ -154,7 +154,7 @@ class Page:
         """Fetch a video from the web: the file for the page, and what is to be said."""
         address = (address or "").strip()
         if not is_web_address(address):
-            return gr.skip(), problem(f"{shortened(address)} is not the address of a video: it begins with https://.")
+            return gr.skip(), problem(f"{quoted(address)} is not the address of a video: it begins with https://.")
         try:
             content = open_source(address, self.pipe.processor.video_processor.limits).getbuffer()
         except (ValueError, OSError) as error:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers import BatchFeature
 
-from llava_next_video.processing.chat_messages import shortened
+from llava_next_video.modeling.error_texts import quoted
 from llava_next_video.training.collator import LlavaNextVideoCollator, errors_in_row
 from llava_next_video.training.labels import IGNORED
 
@@ -67,7 +67,7 @@ def with_answers(row: dict) -> tuple[dict, dict]:
     needed = ("prompt", "chosen", "rejected")
     if not isinstance(row, Mapping) or any(row.get(name) is None for name in needed):
         raise ValueError(
-            f"A row of preferences is {shortened(row)}; it has to be a dictionary with 'prompt', 'chosen' and "
+            f"A row of preferences is {quoted(row)}; it has to be a dictionary with 'prompt', 'chosen' and "
             "'rejected', each a list of messages."
         )
     media = {name: value for name, value in row.items() if name not in needed}

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llava_next_video.processing.chat_messages import checked_conversation, shortened
+from llava_next_video.modeling.error_texts import quoted
+from llava_next_video.processing.chat_messages import checked_conversation
 
 
 KINDS = ("image", "video")
@@ -44,7 +45,7 @@ def read_row(row, tokens: dict[str, str]) -> Conversation:
     """
     if not isinstance(row, Mapping):
         raise ValueError(
-            f"A row is {shortened(row)}; it has to be a dictionary with 'messages', or 'prompt' and 'completion'."
+            f"A row is {quoted(row)}; it has to be a dictionary with 'messages', or 'prompt' and 'completion'."
         )
     prompt, messages = read_messages(row)
     columns = {kind: media_of(row, kind) for kind in KINDS}
@@ -89,7 +90,7 @@ def read_messages(row: Mapping) -> tuple[list[dict], list[dict]]:
     for name in given:
         if isinstance(row[name], str):
             raise ValueError(
-                f"The row's {name!r} is a text, {shortened(row[name])}. It has to be a list of messages: "
+                f"The row's {name!r} is a text, {quoted(row[name])}. It has to be a list of messages: "
                 "[{'role': 'user', 'content': ...}]; answers have the role 'assistant'."
             )
         parts.append(checked_conversation(row[name], need_sources=False, name=name))
