@@ -13,7 +13,7 @@ from pathlib import Path
 from .error_texts import quoted, reason_of
 
 
-# Real files of settings have some kilobytes, with a thousand added tokens a megabyte.
+# Real files of settings have a few kilobytes; with a thousand added tokens, a megabyte.
 MAX_SETTINGS_BYTES = 4 * 2**20
 MAX_INDEX_BYTES = 16 * 2**20  # of names of weights; a real index or header has 1 MB for ten thousand of them
 # What transformers raises, beside ValueError, at settings that it cannot use.
@@ -52,7 +52,7 @@ def reading_settings(source: str | Path) -> Iterator[None]:
 
 
 def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES, **options) -> dict:
-    """The names and values in a JSON file; `options` are those of `json.loads`.
+    """Read a JSON file that holds names and values; `options` are those of `json.loads`.
 
     Raises:
         CheckpointError: it is too large, not JSON, or not a dictionary.
@@ -87,7 +87,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 
 def no_name_twice(pairs: list[tuple[str, object]]) -> dict:
-    """For `json.loads`: refuse two entries of one name, because another program may read the other one.
+    """For `json.loads`: refuse two entries of the same name, because another program may take the other one.
 
     Raises:
         ValueError: a name is there twice.

@@ -17,7 +17,7 @@ from .other_formats import format_of
 from .own_code import forget_exported_code
 
 
-# What the settings of the same names may be. `PoolMode` and the others are read with `typing.get_args`.
+# Values of the settings with these names; checks read them with `typing.get_args`.
 PoolMode = Literal["average", "max", "bilinear", "conv"]
 PoolPosition = Literal["before_projector", "after_projector"]
 NewlinePosition = Literal["no_token", "one_token", "frame", "grid"]
@@ -70,7 +70,8 @@ def is_size(value) -> bool:
 
 
 def check_numbers(owner: str, settings: dict):
-    """Raise a ValueError when `settings` of `owner` have a number that no model has; some take memory by themselves."""
+    """Raise a ValueError when `settings` of `owner` have a number that no model has. Some take memory as soon as a
+    configuration is made."""
     for name, largest in LARGEST_VALUES.items():
         value = settings.get(name)
         # Some language models have a list where others have a number; their own configuration knows.
@@ -82,7 +83,7 @@ def check_numbers(owner: str, settings: dict):
 
 
 def check_types(owner: str, config: PreTrainedConfig):
-    """Raise a ValueError when a configuration has something that transformers uses without checking."""
+    """Raise a ValueError when a setting that transformers uses without a check has the wrong type."""
     for name, types in ALLOWED_TYPES.items():
         value = getattr(config, name, None)  # not every version of transformers has all
         if value is not None and not isinstance(value, types):

@@ -16,7 +16,7 @@ from .model_inputs import is_empty
 from .model_outputs import CACHE_NAME
 
 
-# With `prefill_chunk_size`; and which chunk is the first is not said either.
+# With `prefill_chunk_size`, which also did not say which chunk is the first.
 CHUNKS_GET_NO_FEATURES = Version(transformers_version) < Version("5.23")
 
 

@@ -1,4 +1,4 @@
-"""What the model is given: frames and tiles are joined to one batch, arguments and prompts are checked.
+"""Inputs of the model: frames and tiles are joined into one batch, arguments and prompts are checked.
 
 Shape letters: B batch, L sequence, K scored positions, F frames, T image tiles, D channels, N tokens.
 """
@@ -104,8 +104,8 @@ def check_no_placeholders(mask: torch.Tensor, cache: Cache | None, modality: str
 
 
 def warn_of_learned_placeholders(labels: torch.Tensor, input_ids: torch.Tensor | None, token_ids: dict[str, int]):
-    """Warn, once, about labels (B, L) that ask for placeholders: a model that learns to say them forgets to answer.
-    Looks at nothing in a compiled graph."""
+    """Warn, once, about labels (B, L) that are placeholders: a model that learns to say them forgets to answer. Not in
+    a compiled graph, which cannot look at numbers."""
     if input_ids is None or torch.compiler.is_compiling() or labels.is_meta or labels.shape != input_ids.shape:
         return
     for modality, token_id in token_ids.items():
@@ -118,7 +118,8 @@ def warn_of_learned_placeholders(labels: torch.Tensor, input_ids: torch.Tensor |
 
 
 def context_length(text_config: PreTrainedConfig) -> int | None:
-    """Tokens that the language model was trained on, stretched as its positions are; None where there is no limit."""
+    """The number of tokens that the language model was trained on, times the linear stretch of its positions; None
+    where there is no limit."""
     rope = getattr(text_config, "rope_parameters", None) or {}  # not every language model has rotary positions,
     context = getattr(text_config, "max_position_embeddings", None)  # or a limit
     if context is not None and rope.get("rope_type") == "linear":

@@ -31,10 +31,10 @@ def register_older_weight_names():
 
 
 def rename_older_weights(module: PreTrainedModel, state_dict: dict, prefix: str, *_):
-    """Rename in `load_state_dict` what `from_pretrained` renames; a hook of the module.
+    """A hook that renames in `load_state_dict` what `from_pretrained` renames.
 
-    `save_pretrained` writes the older names, and `Trainer` loads its checkpoints with `load_state_dict`, which would
-    leave out names that it does not know.
+    `save_pretrained` writes the older names, and `Trainer` loads its checkpoints with `load_state_dict`, which leaves
+    out names that it does not know.
     """
     own_names = {prefix + name for name in module.state_dict(keep_vars=True)}
     if not (unknown := [name for name in state_dict if name.startswith(prefix) and name not in own_names]):

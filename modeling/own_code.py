@@ -1,4 +1,4 @@
-"""Whether a class comes from this package, or from a copy that was exported with a checkpoint and lies beside it."""
+"""Tells the package's own classes from the copies of them that were exported with a checkpoint."""
 
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 

@@ -10,7 +10,7 @@ LEARNED_VECTORS = ("image_newline", "faster_token")
 
 
 def with_vectors_in_memory(device_map):
-    """A `device_map` that keeps the learned vectors in memory where it would put one on the disk alone.
+    """A `device_map` with learned vectors in memory that it had on the disk, by themselves.
 
     accelerate reads a part from the disk when the `forward` of its module begins, and a vector has none. They take a
     few kilobytes.
@@ -22,8 +22,8 @@ def with_vectors_in_memory(device_map):
 
 
 def check_heads(model: PreTrainedModel):
-    """Raise a ValueError when attention heads were divided among processes and do not come out even. Loading goes well
-    then, and the first question would fail about the shape of a tensor."""
+    """Raise a ValueError when the attention heads cannot be divided evenly among the processes. Loading would succeed,
+    and the first question would fail with an error about a tensor's shape."""
     processes = model.tp_size or 1
     for part, config in (("language_model", model.config.text_config), ("vision_tower", model.config.vision_config)):
         divided = any(f"{part}." in rule and rule.endswith("k_proj") for rule in model.tp_plan)
@@ -31,7 +31,7 @@ def check_heads(model: PreTrainedModel):
         if divided and isinstance(groups, int) and groups % processes:
             raise ValueError(
                 f"The model was to be divided among {processes} processes, but its {part} has {groups} key-value "
-                f"heads, which cannot be dealt out evenly. Start a number of processes that divides {groups} "
+                f"heads, which do not divide evenly. Start a number of processes that divides {groups} "
                 "(`torchrun --nproc-per-node`), or load the model into one process with device_map='auto'."
             )
 

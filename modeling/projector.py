@@ -20,9 +20,9 @@ def features_width(config: LlavaNextVideoConfig) -> int:
 class LlavaNextVideoMultiModalProjector(nn.Module):
     """Two linear layers from the tower's channels to the language model's, (..., D_vision) -> (..., D).
 
-    Every process has it whole when the model is divided among several (`tp_plan`). It is 0.3 % of the weights of a 7B
-    checkpoint and 0.1 % of a 32B one; divided, each process would save at most 42 or 64 MB in `bfloat16`, and the sum
-    over processes that follows takes about as long as what it spares (docs/guides/many_machines.md has the numbers).
+    When the model is divided among processes (`tp_plan`), each has a whole projector. It is a small part of the
+    weights, and adding up the results of all processes would take about as long as dividing it saves (numbers:
+    docs/guides/many_machines.md).
     """
 
     def __init__(self, config: LlavaNextVideoConfig):

@@ -1,7 +1,7 @@
-"""How much memory the vision tower takes at a time: what is computed stays the same, to the last bit.
+"""How much memory the vision tower takes at a time. What is computed stays the same, to the last bit.
 
-New memory is slow where a processor hands it out for the first time: allocators give tensors of some tens of megabytes
-back to the system when they are freed, and every layer asks for them again.
+On a CPU new memory is slow when it is used for the first time: allocators return tensors of tens of megabytes to the
+system when they are freed, and every layer asks for them again.
 """
 
 import torch
@@ -10,19 +10,19 @@ from transformers import PreTrainedConfig
 from transformers.activations import QuickGELUActivation
 
 
-# On a CPU, for the largest tensor of a layer: it stays in the cache and with the allocator.
+# The largest tensor of a layer on a CPU: this size stays in the cache and in the allocator.
 CPU_BYTES = 8 * 2**20
-# Elsewhere, rows of all frames of a call: 14 frames of CLIP-L/14-336. Products of so many are as fast as they get.
+# Rows of all frames in one call elsewhere: 14 frames of CLIP-L/14-336. More make matrix products no faster.
 DEVICE_ROWS = 8192
 
 
 def frames_at_once(config: PreTrainedConfig, weight: torch.Tensor) -> int:
-    """How many frames or tiles go through a tower at once, by rule.
+    """How many frames or tiles go through a tower at once, where the configuration does not say.
 
     Args:
         config: of the tower.
-        weight: one of the tower's, for its device and dtype. Weights that are not in memory, on the device "meta", are
-            loaded for every call: then a call is worth more frames.
+        weight: one of the tower's, for its device and dtype. Offloaded weights, on the device "meta", are loaded for
+            every call, which is then worth more frames.
     """
     rows = (config.image_size // config.patch_size) ** 2 + 1  # of one frame
     if weight.device.type != "cpu":
@@ -31,7 +31,7 @@ def frames_at_once(config: PreTrainedConfig, weight: torch.Tensor) -> int:
 
 
 class OneBufferQuickGELU(QuickGELUActivation):
-    """`x * sigmoid(1.702 * x)` with one new tensor in place of three; to the same bits."""
+    """`x * sigmoid(1.702 * x)`, to the same bits, with one new tensor in place of three."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and input.requires_grad):

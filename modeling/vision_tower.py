@@ -17,14 +17,14 @@ from .vision_allocations import frames_at_once, use_one_buffer
 
 
 class StopsEarly:
-    """Mixin for a vision model of transformers."""
+    """Mixin for a vision model of transformers whose `forward` can stop at a hidden state."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         use_one_buffer(self)
 
     def frames_at_once(self) -> int:
-        """How many frames go through in one call where nobody says."""
+        """[`frames_at_once`] of this tower."""
         return frames_at_once(self.config, self.embeddings.position_embedding.weight)
 
     def forward(self, pixel_values: torch.Tensor, wanted_states: Sequence[int] | None = None, **kwargs):
@@ -74,8 +74,8 @@ class StopsEarly:
         return output
 
     def keep_frozen(self) -> RemovableHandle:
-        """Undo what `enable_input_require_grads` of transformers does, while nothing of the tower is trained: its
-        layers would be kept for gradients, run again by gradient checkpointing, and differentiated, all for nothing."""
+        """Undo what `enable_input_require_grads` of transformers does, while nothing of the tower is trained: every
+        layer would be kept, run again by gradient checkpointing and differentiated, for gradients that nobody needs."""
 
         def detach(module, args, patches: torch.Tensor) -> torch.Tensor:
             is_trained = args[0].requires_grad or any(weight.requires_grad for weight in self.parameters())
@@ -84,8 +84,8 @@ class StopsEarly:
         return self.embeddings.patch_embedding.register_forward_hook(detach)
 
     def freeze_what_never_runs(self, wanted_states: Sequence[int]):
-        """Ask for no gradients of what `forward` with these states leaves out: it would never get one, and
-        `DistributedDataParallel` would wait for it."""
+        """Ask for no gradients of the parts that `forward` with these states leaves out: they would never get one, and
+        `DistributedDataParallel` would wait for them."""
         for part in [self.post_layernorm, *self.encoder.layers[max(wanted_states) :]]:
             part.requires_grad_(False)
 

@@ -23,8 +23,8 @@ class VisualEncodingMixin:
         """Whether all tiles and frames of a batch go through the tower in one call.
 
         Where its weights are gathered from other processes at each call, all processes have to make the same number of
-        calls, and their batches differ. Where it is trained, chunks save nothing, as everything is kept for the
-        gradients, and `DistributedDataParallel` stops at a part that reentrant checkpointing runs twice.
+        calls, although their batches differ. Where it is trained, chunks save nothing, as everything is kept for the
+        gradients, and `DistributedDataParallel` fails at a part that reentrant checkpointing runs twice.
         """
         is_trained = torch.is_grad_enabled() and any(weight.requires_grad for weight in self.vision_tower.parameters())
         return is_trained or gathers_weights(self.vision_tower, self.multi_modal_projector, self.vision_resampler)
@@ -89,7 +89,7 @@ class VisualEncodingMixin:
     def join_images(
         self, pixel_values: torch.Tensor | Sequence[torch.Tensor], image_sizes: torch.Tensor | Sequence[Sequence[int]]
     ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-        """All tiles of all images, (sum of T, 3, H, W), and the sizes as pairs of numbers; the arguments as in
+        """All tiles of all images, (sum of T, 3, H, W), and the sizes as pairs of numbers. Arguments as in
         [`LlavaNextVideoModel.get_image_features`]."""
         sizes = [tuple(size) for size in (image_sizes.tolist() if hasattr(image_sizes, "tolist") else image_sizes)]
         num_tiles = [rows * columns + 1 for rows, columns in self.tile_grids(sizes)]
@@ -122,7 +122,7 @@ class VisualEncodingMixin:
 
     def learned_vectors(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`image_newline` and `faster_token`, (D,). Where accelerate keeps them on disk, it loads them for `forward`
-        alone, but `generate` calls the feature getters outside of it."""
+        only, but `generate` calls the feature getters outside of it."""
         vectors, hook = (self.image_newline, self.faster_token), getattr(self, "_hf_hook", None)
         if hook is not None and self.image_newline.device.type == "meta":
             hook.pre_forward(self)

@@ -82,12 +82,7 @@ def rope_factor_for(
     2.0
     """
     video = video_token_count(
-        num_frames,
-        patches_per_side,
-        spatial_pool_stride,
-        spatial_pool_mode,
-        video_newline_position,
-        slow_frame_stride,
+        num_frames, patches_per_side, spatial_pool_stride, spatial_pool_mode, video_newline_position, slow_frame_stride
     )
     return float(max(1, math.ceil((video + num_text_tokens) / context_length)))
 
@@ -110,7 +105,7 @@ def unpadded_grid(height: int, width: int, image_size: tuple[int, int]) -> tuple
     (24, 48)
     """
     image_height, image_width = image_size
-    # Rounded before it is cut off, as in transformers: 23.999999999 rows are 24.
+    # Rounded before the fraction is cut off, as in transformers: 23.999999999 rows are 24.
     if image_width / image_height > width / height:
         rows = int(round(image_height * (width / image_width), 7))
         return height - 2 * ((height - rows) // 2), width

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 # Connecting to one of these is connecting to the IPv4 address in its last 32 bits.
 IPV4_IN_IPV6 = [ip_network(network) for network in ("::ffff:0:0/96", "64:ff9b::/96")]  # mapped; NAT64, RFC 6052
 # The other ways to put IPv4 into IPv6 (6to4, Teredo, "compatible", ISATAP, local NAT64) lead wherever a tunnel or
-# translator of this network takes them, and nobody serves videos there: they are not public at all.
+# translator of this network takes them, and nobody serves videos there: they all count as not public.
 ISATAP = 0x5EFE  # bits 64 to 95 of an address, except the one that says whether the IPv4 address is unique
 GLOBAL_UNICAST = ip_network("2000::/3")
 NOT_PUBLIC = [
@@ -56,12 +56,12 @@ def scheme_of(text: str) -> str | None:
 
 
 def is_web_address(text: str) -> bool:
-    """Whether a text is a URL that is downloaded: with http: or https:."""
+    """Whether a text is a URL that begins with http: or https:."""
     return scheme_of(text) in ("http", "https")
 
 
 def is_public(address: str) -> bool:
-    """Whether an address, IPv4 or IPv6, is one that the whole internet reaches under this number.
+    """Whether an address, IPv4 or IPv6, can be reached from the whole internet.
 
     >>> is_public("8.8.8.8"), is_public("::ffff:127.0.0.1")
     (True, False)
@@ -75,8 +75,8 @@ def is_public(address: str) -> bool:
 
 
 def is_own(family: int, address: tuple) -> bool:
-    """Whether an address is this machine's own: the system would send from such an address, too. Nothing is sent to
-    find out."""
+    """Whether an address is this machine's own: the system would use the same address as the sender's. Nothing is sent
+    to find out."""
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(address)

@@ -17,7 +17,7 @@ from .video_metadata import metadata_of
 
 HEADER_BYTES = 30
 TIME_BASE = Fraction(1, 1000)  # seconds in a unit of its timestamps
-PILLOW_ERRORS = (OSError, EOFError, SyntaxError)  # of broken files
+PILLOW_ERRORS = (OSError, EOFError, SyntaxError)  # for broken files
 
 
 def is_animated_webp(header: bytes) -> bool:
@@ -35,7 +35,7 @@ def check_webp_canvas(header: bytes, limits: ReadingLimits):
 def read_animated_webp(
     file: GuardedFile, choose_frames: ChooseFrames | None, limits: ReadingLimits, taker: FrameTaker
 ) -> VideoMetadata:
-    """Decode all frames twice, once to count them and once to pick; returns what `read_frames` does."""
+    """Decode all frames twice, once to count them and once to choose; returns what `read_frames` does."""
     file.seek(0)
     data = read_into_memory(file.read, limits)
     file.check()
@@ -57,7 +57,7 @@ def read_animated_webp(
 
 
 def decoded_frames(animation: Image.Image, file: GuardedFile) -> Iterator[Image.Image]:
-    """Decode one frame after another into `animation`, and yield that for each."""
+    """Decode one frame after another into `animation`, and yield it each time."""
     for number in range(animation.n_frames):
         file.check()
         animation.seek(number)

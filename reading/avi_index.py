@@ -1,9 +1,8 @@
-"""Whether the index of an AVI says of all of its packets what they say of themselves.
+"""Checks that the index of an AVI agrees with the headers of all of its packets.
 
-FFmpeg reads the packets of an AVI one behind the other, by the name and the size in front of each; the index (`idx1`)
-says both once more. It is believed where its packets fill the file from the beginning of the list of packets (`movi`)
-to its end, the index is the last thing in the file, and what stands in front of each packet is what the index says:
-8 bytes of each are read, and nothing of what is in it.
+FFmpeg reads the packets of an AVI one after another, by the name and the size in the header of each; the index (`idx1`)
+repeats both. The index is trusted where its packets fill the list of packets (`movi`) from beginning to end, it is the
+last thing in the file, and each packet's header is what the index says. Only these headers are read, 8 bytes each.
 
 Source: the documents on RIFF and AVI by Microsoft, and libavformat/avidec.c.
 """
@@ -42,7 +41,8 @@ def lists_all_packets(read_at: ReadAt, entries_of_streams: list[np.ndarray], siz
 
 
 def bounds_of_packets(read_at: ReadAt, size_of_file: int) -> tuple[int, int] | None:
-    """From where to where packets lie; None where the index does not follow them as the last chunk of the file."""
+    """First byte of the packets and the one after the last; None where the index does not follow them as the last chunk
+    of the file."""
     start = read_at(0, 12)
     if start[:4] != b"RIFF" or start[8:] != b"AVI ":
         return None
@@ -65,7 +65,7 @@ def bounds_of_packets(read_at: ReadAt, size_of_file: int) -> tuple[int, int] | N
 
 
 def are_in_front(read_at: ReadAt, stream: bytes, entries: list) -> bool:
-    """Whether these packets (position, size) have the number of the stream in their names, one kind and their sizes."""
+    """Whether the headers of these packets (position, size) have the stream's number, one kind, and their sizes."""
     kind = read_at(entries[0][0], 4)[2:]
     name = stream + kind
     return kind in KINDS and all(

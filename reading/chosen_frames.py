@@ -1,4 +1,4 @@
-"""Which frames of a video are read, and who takes them: the same for all readers."""
+"""Which frames of a video are read, and what takes them: the same for all readers."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +47,7 @@ class FrameTaker(Protocol):
     """What takes the chosen frames, one after another, as soon as they are decoded."""
 
     def begin(self, num_frames: int, height: int, width: int) -> None:
-        """So many frames of this size will come. It may be called again: then they all come once more.
+        """Announces `num_frames` frames of this size. When it is called again, all of them come once more.
 
         Raises:
             OverLimit, VideoLimitError: they would cost too much.
@@ -82,13 +82,12 @@ def hand_over(
     limits: ReadingLimits,
     taker: FrameTaker,
 ):
-    """Hand frames to whom they are for: one in a thread of its own, while the next is decoded. Shows a bar when that
-    takes long.
+    """Hand frames to `taker`, each in a second thread while the next is decoded, with a progress bar if it takes long.
 
     Args:
         picture_of: makes a picture (height, width, 3) of a frame.
         shape: number of frames, height and width of their pictures.
-        file: what they are read from, or only until when; checked before each.
+        file: what they are read from, or just its deadline; checked before each frame.
     """
     limits.check_pixels(*shape[1:])
     taker.begin(*shape)

@@ -1,8 +1,8 @@
 """Find the frames of a video by the index in its container, without reading its packets.
 
-MP4, MOV and AVI say at one place where each packet is, how large it is and when it is decoded. FFmpeg reads that when
-it opens the file. What is made of it here is a prediction: `FrameSeeker` compares every packet and every frame that it
-meets with it, and whatever is not as predicted ends in `PacketsAreNotFrames`, upon which the packets are listed.
+MP4, MOV and AVI list in one place where each packet is, how large it is and when it is decoded. FFmpeg reads that list
+when it opens the file. Here it is used as a prediction: `FrameSeeker` compares every packet and every frame that it
+meets with it. Any difference raises `PacketsAreNotFrames`, and then the packets themselves are listed.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from .open_video import AVI, MP4, OpenVideo
 from .packet_index import PACKET, FrameIndex, PacketsAreNotFrames, index_of_timestamps
 
 
-# FFmpeg cuts these into packets anew.
+# FFmpeg divides these into other packets than the container has.
 CODECS_CUT_ANEW = frozenset(("mpeg1video", "mpeg2video", "vc1"))
 AVI_HEADER = 8  # bytes of the name and the size of a packet, with which its position is given
 KEYFRAME, DISCARD = 1, 2  # flags of an entry, `AVINDEX_...`
@@ -37,7 +37,7 @@ def index_of_container(video: OpenVideo, times: TimesOfTracks | None) -> FrameIn
     """
     delays = delays_of_stream(video, times)
     if delays is None or not 0 < len(video.stream.index_entries) <= video.limits.max_frames:
-        return None  # too many are counted in another way, too
+        return None  # too many frames: `index_of_packets` says so
     packets = packets_of_entries(video.stream)
     video.file.check()
     if packets is None or (packets["pos"] + packets["size"]).max() > video.file.size():
@@ -57,8 +57,8 @@ def index_of_container(video: OpenVideo, times: TimesOfTracks | None) -> FrameIn
 
 
 def delays_of_stream(video: OpenVideo, times: TimesOfTracks | None) -> np.ndarray | None:
-    """How much later than they are decoded frames are shown, in rows (frames, delay), (n, 2), or no rows; None where
-    the container does not say."""
+    """How much later frames are shown than decoded, in rows (frames, delay), (n, 2), or no rows; None where the
+    container does not say."""
     kind = video.container.format.name
     if video.stream.codec_context.codec.canonical_name in CODECS_CUT_ANEW:
         return None
@@ -81,8 +81,8 @@ def avi_is_complete(video: OpenVideo) -> bool:
 
 
 def packets_of_entries(stream: Stream) -> np.ndarray | None:
-    """The entries of the index of a stream as `PACKET` (n,), shown when they are decoded; None where one is odd: not
-    later than the one before, empty, or to be thrown away."""
+    """The entries of a stream's index as `PACKET` (n,), with presentation times equal to decoding times. None where an
+    entry is odd: not later than the one before, empty, or marked to be discarded."""
     entries = stream.index_entries
     table = np.fromiter(
         ((entry.timestamp, entry.size, entry.pos, entry.flags) for entry in entries),
@@ -107,17 +107,17 @@ class PredictedPackets:
 
     def __init__(self, predicted: np.ndarray, any_pts: bool = False):
         self.predicted = predicted  # `PACKET` (n,)
-        self.any_pts = any_pts  # whether it is not known yet when they are shown
-        self.in_order = np.argsort(predicted["pts"])  # of each frame, in presentation order, its packet
+        self.any_pts = any_pts  # whether presentation times are not known yet
+        self.in_order = np.argsort(predicted["pts"])  # number of each frame's packet, in presentation order
 
     def bytes_of(self, indices: list[int]) -> tuple[int, int]:
-        """From and to which bytes the packets of some frames, and those between, lie."""
+        """First byte of the packets of some frames and those between them, and the byte after the last."""
         numbers = self.in_order[indices]
         packets = self.predicted[numbers.min() : numbers.max() + 1]
         return int(packets["pos"].min()), int((packets["pos"] + packets["size"]).max())
 
     def checked(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-        """Packets from anywhere in the file to its end, each as predicted.
+        """Check packets, from anywhere in the file to its end, as they pass.
 
         Raises:
             PacketsAreNotFrames: one is not, or the end comes too early.

@@ -1,8 +1,8 @@
 """Download a video over http: or https:, within limits.
 
-What is fetched is counted while it arrives, whatever its header announces. A URL leads to public addresses only, each
-redirect included. Python's own client is used, with sockets of ours: only there can every read be given an end, and
-only there is the address that is checked the very one that is connected to.
+Bytes are counted as they arrive, whatever the header announces. A URL, and each redirect, leads to public addresses
+only. Python's own client is used with sockets of ours: so every read ends at the deadline, and the address that was
+checked is the one that is connected to.
 """
 
 import re
@@ -39,7 +39,7 @@ AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^\s\0-\x20\x7f%@:/\\?#\[\]]{1,255})(?
 
 
 def download(url: str, limits: ReadingLimits, deadline: Deadline | None = None) -> BytesIO:
-    """Download a video into memory; until a deadline that runs already, if it is given."""
+    """Download a video into memory, until `deadline` if one is running already."""
     deadline = deadline or limits.deadline_of_fetching("fetching it")
     with open_url(url, limits, deadline) as response:
         return read_body(response, limits, deadline)
@@ -61,10 +61,10 @@ class PartRefused(Unreadable):
 
 @contextmanager
 def open_url(url: str, limits: ReadingLimits, deadline: Deadline, part: str | None = None) -> Iterator[HTTPResponse]:
-    """Connect to a server; what goes wrong inside, too, is `Unreadable`.
+    """Connect to a server. Errors, those inside the block too, become `Unreadable`.
 
     Args:
-        part: which bytes are asked for, as the header `Range` says it; a server may give all of them all the same.
+        part: value of the header `Range`, to ask for some bytes only; a server may still send the whole file.
     """
     opener = OpenerDirector()  # with these handlers and no other: no ftp:, no file:
     web = WebHandler(deadline, limits.allow_private_addresses)
@@ -96,7 +96,7 @@ class WebRequest(Request):
         self.through_proxy = False
 
     def set_proxy(self, host: str, type: str):
-        """Called by `ProxyHandler` only: from here on `host`, which is connected to, is the proxy."""
+        """Called by `ProxyHandler` only: from then on `host`, which is connected to, is the proxy."""
         super().set_proxy(host, type)
         self.through_proxy = True
 
@@ -116,8 +116,8 @@ def plain_authority(authority: str) -> str:
 
 
 class Redirects(HTTPRedirectHandler):
-    """Follows ten redirects, to http: and https: only. Each is a request of its own: no header goes along, such as the
-    password of a proxy, but for the part that is asked for."""
+    """Follows up to ten redirects, to http: and https: only. Each is a new request: except for the part that is asked
+    for, no header is sent again, such as the password of a proxy."""
 
     def redirect_request(self, request, response, code, message, headers, url):
         return WebRequest(url, request.part)
@@ -148,7 +148,7 @@ class WebHandler(HTTPHandler, HTTPSHandler):
         return self.do_open(TLSConnection, request, context=context, **self.rules(request))
 
     def rules(self, request: WebRequest) -> dict:
-        """What a connection for this request has to keep to."""
+        """The rules of a connection for this request."""
         # A proxy is the operator's choice, wherever it is; it is the proxy that has to refuse what lies behind it.
         return {"deadline": self.deadline, "allow_private": self.allow_private or request.through_proxy}
 

@@ -1,7 +1,7 @@
 """What can go wrong while a video or picture is read, and how messages name what was read.
 
-Inside this package a problem is raised as `Unreadable` or `OverLimit`, with a reason only. `named_errors` adds which
-video it was, and makes of it the error that users catch.
+Inside this package a problem is raised as `Unreadable` or `OverLimit`, with a reason only. `named_errors` adds the name
+of the video, and turns it into the error that users catch.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class OverLimit(Unreadable):
 
 
 class WholeFileNeeded(Exception):
-    """A file of which parts were fetched has to be fetched whole."""
+    """The parts of a file that were fetched are not enough: it has to be fetched whole."""
 
 
 class PartNeeded(Exception):
@@ -83,7 +83,7 @@ def describe(source) -> str:
 
 @contextmanager
 def named_errors(source, *also: type[Exception]):
-    """Turn what goes wrong inside, `also` errors of these types, into a `VideoReadError` that names `source`."""
+    """Turn problems inside the block, and errors of the types `also`, into a `VideoReadError` that names `source`."""
     try:
         yield
     except OverLimit as problem:

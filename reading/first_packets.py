@@ -1,8 +1,8 @@
 """Look at the packets that FFmpeg splits, parses and decodes while it opens a file, before it does.
 
-A file is opened once more for this, without decoders and parsers, and what FFmpeg reads meanwhile is watched. This
-limits the memory that opening a file takes: nothing else can interrupt FFmpeg there, and a file of kilobytes made it
-take gigabytes.
+The file is opened one more time for this, without decoders and parsers, and what FFmpeg reads is watched. This limits
+the memory that opening a file takes: nothing else can interrupt FFmpeg there, and a file of kilobytes made it take
+gigabytes.
 """
 
 import math

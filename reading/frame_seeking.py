@@ -1,10 +1,9 @@
 """Decode chosen frames with the help of an index, and no more frames than needed.
 
 The chosen frames fall into runs: the reader seeks only when the next one lies after a later keyframe. A run ends with
-the packet of its last frame; nothing behind that is read, the decoder is emptied instead. Frames that no other is
-predicted from are skipped. Every frame that is decoded on the way is compared with the index, and so is every packet
-where the index was not made of the packets themselves, so that an index that is wrong ends in `PacketsAreNotFrames` and
-never in another frame than the chosen one.
+the packet of its last frame; no packet after it is read, and the decoder is flushed instead. Frames that no other is
+predicted from are skipped. Every decoded frame is compared with the index, and so is every packet where the index was
+not made from the packets themselves. So a wrong index raises `PacketsAreNotFrames`, and never gives a wrong frame.
 """
 
 from bisect import bisect_left, bisect_right
@@ -42,7 +41,7 @@ class FrameSeeker:
             yield from self.frames_of_run(first, run)
 
     def runs(self, indices: list[int]) -> list[tuple[int, list[int]]]:
-        """Indices that are decoded in one go, each with the index of the keyframe where that begins."""
+        """Groups of indices that are decoded in one go, each with the index of the keyframe where decoding begins."""
         runs = []
         for index in indices:
             keyframe = self.keyframes[bisect_right(self.keyframes, self.timestamps[index]) - 1]
@@ -64,7 +63,7 @@ class FrameSeeker:
                 if frame is None or frame.pts is None:
                     raise PacketsAreNotFrames
                 if number < first and frame.pts < self.timestamps[first]:
-                    continue  # comes before the keyframe, and may need frames that were skipped
+                    continue  # shown before the keyframe, and may need frames that were skipped
                 passed, number = number, bisect_left(self.timestamps, frame.pts)
                 if not passed < number <= index or frame.pts != self.timestamps[number]:
                     raise PacketsAreNotFrames
@@ -85,7 +84,7 @@ class FrameSeeker:
                 return
 
     def packets_from(self, keyframe: int, target: int) -> Iterator[av.Packet]:
-        """Packets from a keyframe on, or from an earlier one if the file does not lead there.
+        """Packets from a keyframe on, or from an earlier one where seeking does not lead to it.
 
         Args:
             target: timestamp of the first frame that is wanted after this keyframe.

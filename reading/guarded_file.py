@@ -1,4 +1,4 @@
-"""Reading from files of strangers: what decoders see of a file that can seek, and bytes of one that cannot."""
+"""Files of strangers: what decoders see of a file that can seek, and reading one that cannot into memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,13 +22,13 @@ class GuardedFile:
         self.deadline = deadline
         self.failure = None
         self.watch = None
-        self.hides_size = False  # whether nobody can seek from the end of the file
+        self.hides_size = False  # whether seeking from the end of the file fails
         self.pieces = None  # what was read already, while it is kept
         self.num_bytes_read = 0
-        self.in_parts = getattr(file, "in_parts", None) is True  # whether it is fetched as it is read: `RangedFile`
+        self.in_parts = getattr(file, "in_parts", None) is True  # a `RangedFile`, which is fetched as it is read
 
     def read(self, size: int) -> bytes:
-        # FFmpeg stops at the end of a file on every path; errors it may try to read past. `check` tells why.
+        # FFmpeg always stops at the end of a file, and may read on after errors. `check` raises them.
         if self.failure is not None or self.deadline.passed:
             return b""
         try:
@@ -41,7 +41,7 @@ class GuardedFile:
             return b""
 
     def read_again(self, size: int) -> bytes:
-        """What was read before, and is kept."""
+        """Bytes that were read before and are kept; none where there are none."""
         if self.pieces is None:
             return b""
         data = self.pieces.find(position := self.file.tell(), size)
@@ -68,12 +68,12 @@ class GuardedFile:
         self.pieces = None
 
     def plan(self, ranges: list[tuple[int, int]]):
-        """Say which bytes, from and to, will be read, to a file that is fetched in parts."""
+        """Tell a file that is fetched in parts which bytes will be read, as (first, one after the last)."""
         if self.in_parts:
             self.file.plan(ranges)
 
     def read_at(self, position: int, size: int) -> bytes:
-        """So many bytes, fewer only at the end of the file."""
+        """`size` bytes from `position` on, fewer only at the end of the file."""
         self.seek(position)
         data = self.read(size)
         while len(data) < size and (more := self.read(size - len(data))):
@@ -102,7 +102,7 @@ class GuardedFile:
         return self.file.tell()
 
     def size(self) -> int:
-        """Bytes of the file, 0 where that cannot be found out. It stays where it stands."""
+        """Size of the file in bytes, 0 where it cannot be found out. The position does not change."""
         try:
             position = self.file.tell()
             size = self.file.seek(0, SEEK_END)
@@ -112,7 +112,7 @@ class GuardedFile:
             return 0
 
     def check(self):
-        """Raise what ended the file early, if something did."""
+        """Raise the error that ended reading early, if there was one."""
         if isinstance(self.failure, Unreadable | WholeFileNeeded):
             raise self.failure
         if self.failure is not None:

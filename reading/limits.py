@@ -41,12 +41,12 @@ class ReadingLimits:
 
     Args:
         max_fetched_bytes: largest video that is held in memory: fetched from a URL, in a data URI, given as bytes, or
-            read from a file object that cannot seek. Files on disk are read where they are and may be larger; so may
-            files on a server that gives out parts, where parts of up to so many bytes together are enough.
-        max_fetch_seconds: longest download, redirects included, from the first connection to the last byte, of parts
-            without the time between; and longest time that a file object that cannot seek may take to its end, checked
-            between reads.
-        max_frame_pixels: height times width of the largest frame. A decoder holds up to some thirty frames.
+            read from a file object that cannot seek. Files on disk are read where they are and may be larger. So may
+            files on a server that sends parts (`Range`), if the parts that are needed stay within the limit together.
+        max_fetch_seconds: longest download, redirects included, from the first connection to the last byte; for parts,
+            without the time between them. Also the longest time to read a file object that cannot seek, checked between
+            reads.
+        max_frame_pixels: height times width of the largest frame. A decoder holds up to about thirty frames.
         max_frames: most frames in a video, sampled or not.
         max_result_bytes: size of what one video or picture becomes: frames * height * width * 3 of the full-size frames
             that `read_video` returns, and 4 times that for the float32 pixels that a processor prepares.
@@ -56,8 +56,8 @@ class ReadingLimits:
             kilobytes each.
         allow_private_addresses: whether URLs, redirects included, may lead to addresses that are not public:
             this machine, the local network, the metadata service of a cloud.
-        always_scan: whether every packet of a file is read to list its frames, also where the container's index does.
-            An index that is wrong is noticed at the frames that are decoded, not at those between.
+        always_scan: read every packet of a file to list its frames, even where the container has an index. A wrong
+            index is noticed at the frames that are decoded, not at those between them.
 
     >>> ReadingLimits(max_decode_seconds=20).max_decode_seconds
     20
@@ -80,7 +80,7 @@ class ReadingLimits:
         return Deadline(self.max_decode_seconds, "max_decode_seconds", "reading it")
 
     def check_bytes(self, num_bytes: int):
-        """Check a file that is held in memory, or the part of it that has arrived."""
+        """Check the size of a file that is held in memory, or of the part of it that has arrived."""
         if num_bytes > self.max_fetched_bytes:
             raise OverLimit(
                 f"its {num_bytes} bytes or more are over max_fetched_bytes={self.max_fetched_bytes}; "

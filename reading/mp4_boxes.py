@@ -1,4 +1,4 @@
-"""The boxes that an MP4 consists of: their sizes, and where those of a name begin.
+"""The boxes of an MP4: their sizes, and where boxes of a given name begin.
 
 Source: ISO/IEC 14496-12; libavformat/mov.c for boxes that break its rules.
 """
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 
 def box_size(data: bytes, name: int) -> tuple[int, int]:
-    """The size that stands before (or, where it takes 8 bytes, after) the name of a box, and the length of both."""
+    """Size of a box, and length of its header: the size stands before its name, or after it where it has 8 bytes."""
     size = number(data, name - 4)
     return (number(data, name + 4, 8), 16) if size == 1 else (size, 8)
 
 
 def number(data: bytes, at: int, length: int = 4) -> int:
-    """Beyond the end of a file FFmpeg reads zeros."""
+    """A number in big-endian order. Beyond the end of the data it has zeros, as FFmpeg reads them."""
     return int.from_bytes(data[at : at + length].ljust(length, b"\0"), "big")
 
 
@@ -21,13 +21,13 @@ def contents(data: bytes, name: bytes) -> Iterator[int]:
     """Where the contents of boxes of this name begin."""
     at = data.find(name)
     while at >= 0:
-        # After a size of 8 bytes. Of `cmvd` FFmpeg does not read the size.
+        # 8 bytes later where the size has 8 bytes; FFmpeg does not read the size of `cmvd`.
         yield at + (12 if name != b"cmvd" and at >= 4 and number(data, at - 4) == 1 else 4)
         at = data.find(name, at + 1)
 
 
 def children(data: bytes, at: int, end: int, name: bytes) -> Iterator[tuple[int, int]]:
-    """Contents, from and to, of boxes of this name; none where boxes do not end with what they are in."""
+    """Start and end of the contents of boxes of this name; none where a box reaches beyond the one around it."""
     found = []
     while at + 8 <= end:
         size, start = box_size(data, at + 4)

@@ -1,10 +1,10 @@
 """How many entries the header of an MP4 makes FFmpeg keep, counted before FFmpeg reads it.
 
-FFmpeg keeps some 35 bytes for each frame of each track (sample, in MP4's words), and boxes say in a few bytes how many
-there are: `stsz` and `trun` with samples of one size, `stsc` with samples in a chunk, `elst` with parts that are listed
-again, and so on. The boxes of a file follow one another from its first byte on; FFmpeg, which may find a box in places
-where none belongs, looks into all of them but `mdat`. So outside of `mdat` names are searched for as bytes, wherever
-they stand, and what they claim is added up.
+FFmpeg keeps some 35 bytes for each frame of each track (MP4 calls it a sample), and boxes claim any number of them in a
+few bytes: `stsz` and `trun` with samples of one size, `stsc` with samples in a chunk, `elst` with parts that are listed
+again, and so on. The boxes of a file follow one another from its first byte on. FFmpeg looks into all of them but
+`mdat`, and may find a box where none belongs. So outside of `mdat` names are searched for as bytes, wherever they
+stand, and their claims are added up.
 
 Sources: ISO/IEC 14496-12 for the boxes; libavformat/mov.c for what FFmpeg makes of them.
 """
@@ -42,7 +42,7 @@ BOXES_OF_MP4 = frozenset(
         b"prfl",
     )
 )
-# Where in a box, after its name, the number of entries stands, and how many bytes each takes, in units of 32.
+# Where in a box, after its name, its number of entries stands, and how much memory each takes, in units of 32 bytes.
 COUNTS = {
     b"stsz": (8, 1),
     b"stz2": (8, 1),
@@ -50,15 +50,15 @@ COUNTS = {
     b"senc": (4, 6),  # FFmpeg keeps 170 bytes for each encrypted sample
     b"keys": (4, 1),
 }
-PCM_FRAME = 1024  # samples of PCM that FFmpeg lists together, at most those of a chunk
-HANDLERS_BESIDE_SOUND = (b"alis", b"url ", b"mdir", b"mdta")  # which do not say what a track is
+PCM_FRAME = 1024  # most samples of PCM, all of one chunk, that FFmpeg lists as one
+HANDLERS_BESIDE_SOUND = (b"alis", b"url ", b"mdir", b"mdta")  # these do not say what a track is
 
 
 def check_index(read_at: Callable[[int, int], bytes], limits: ReadingLimits) -> "Index | None":
     """Refuse an MP4 whose header claims too much.
 
     Args:
-        read_at: returns up to so many bytes (second argument) from a position (first argument) of the file.
+        read_at: takes a position in the file and a number of bytes, and returns up to so many.
         limits: of these `max_frames`.
 
     Returns:
@@ -100,7 +100,7 @@ def is_mp4(read_at: Callable[[int, int], bytes]) -> bool:
 
 
 def boxes_but_mdat(read_at: Callable[[int, int], bytes]) -> Iterator[bytes]:
-    """Boxes of the file, with their headers."""
+    """The boxes of the file with their headers, all but `mdat`."""
     at = num_bytes = 0
     while len(header := read_at(at, 16)) >= 8:
         size, start = box_size(header, 4)
@@ -116,13 +116,13 @@ def boxes_but_mdat(read_at: Callable[[int, int], bytes]) -> Iterator[bytes]:
 
 
 class Index:
-    """What the boxes that were added claim."""
+    """The claims of the boxes that were added."""
 
     def __init__(self):
         self.samples = self.edits = self.fragments = self.tracks = self.chunks = self.frames_of_chunk = 0
         self.has_fragment_index = False  # `sidx`, with which FFmpeg would read boxes later
-        self.headers = 0  # boxes `moov`, packed ones included
-        self.times: TimesOfTracks = {}  # what the only one says of the times of its tracks
+        self.headers = 0  # number of boxes `moov`, packed ones included
+        self.times: TimesOfTracks = {}  # times of the tracks, from the last one
 
     @property
     def is_complete(self) -> bool:
@@ -131,7 +131,7 @@ class Index:
 
     @property
     def entries(self) -> int:
-        # Chunks and what is in one, edits and what they list: each may belong to each, as far as one can tell.
+        # It is not known which chunk has which size, nor which edits list which samples: the worst case counts.
         listed = self.samples + self.chunks * self.frames_of_chunk
         return listed * max(1, self.edits) + 2 * self.fragments * self.tracks
 
@@ -178,7 +178,7 @@ class Index:
             self.times = times_of_tracks(box)
 
     def add_compressed(self, data: bytes, start: int, compressed: bool):
-        """A header that is packed by zlib, after its unpacked size."""
+        """Add a header that is packed with zlib; its unpacked size stands before it."""
         try:
             unpacked = zlib.decompressobj().decompress(data[start + 4 :], MAX_MP4_HEADER_BYTES + 1)
         except zlib.error:  # FFmpeg cannot unpack it either
@@ -188,7 +188,8 @@ class Index:
         self.add(unpacked, compressed=True)
 
     def add_pcm(self, moov: bytes) -> set[int]:
-        """Add tracks of PCM as FFmpeg lists them: by up to 1024 samples. Returns where boxes begin that are done."""
+        """Add tracks of PCM as FFmpeg lists them, up to `PCM_FRAME` samples at a time. Returns where their boxes begin,
+        which are not counted again."""
         done = set()
         for start, end in children(moov, box_size(moov, 4)[1], len(moov), b"trak"):
             boxes = sample_table_of_pcm(moov, start, end)
@@ -206,7 +207,7 @@ class Index:
 
 
 def repeated(data: bytes, at: int) -> int:
-    """The sum of the counts in a table of pairs (count, value), whose length stands before it."""
+    """Sum of the counts in a table of pairs (count, value); the table's length stands before it."""
     pairs = np.frombuffer(data[at + 4 : at + 4 + 8 * number(data, at)], dtype=np.uint8)
     counts = pairs[: len(pairs) // 8 * 8].view(">u4")[::2]
     return int(counts[counts < 2**31].sum(dtype=np.int64))  # FFmpeg ignores larger ones
@@ -223,7 +224,7 @@ def frames_of_pcm(num_samples: np.ndarray) -> np.ndarray:
 
 
 def num_edits(data: bytes, start: int) -> int:
-    """Parts of a track that `elst` lists, without empty ones."""
+    """Number of parts of a track that `elst` lists, without empty ones, as FFmpeg reads it."""
     name = start - 12 if data[start - 12 : start - 8] == b"elst" else start - 4
     size, _ = box_size(data, name)
     length = 20 if data[start : start + 1] == b"\1" else 12
@@ -234,8 +235,8 @@ def num_edits(data: bytes, start: int) -> int:
 
 
 def sample_table_of_pcm(data: bytes, start: int, end: int) -> tuple[int, int, int] | None:
-    """Where `stsz`, `stco` (or `co64`) and `stsc` of a track begin, if nothing but sound of which each sample takes
-    one unit of time can be read from it."""
+    """Where `stsz`, `stco` (or `co64`) and `stsc` of a track begin; None unless it can only be read as sound with one
+    unit of time for each sample."""
     track = data[start:end]
     handlers = [track[at + 8 : at + 12] for at in contents(track, b"hdlr")]
     if set(handlers) - {b"soun", *HANDLERS_BESIDE_SOUND} or any(

@@ -1,8 +1,8 @@
-"""When the frames of an MP4 are shown: what its header says beside the times at which they are decoded.
+"""When the frames of an MP4 are shown, by its header.
 
 FFmpeg's index of a file has the times at which frames are decoded. The box `ctts` says how much later each is shown,
-in runs of frames. It is believed where a track is built as the standard says, with no box twice: then FFmpeg, which
-finds boxes in places where none belongs, has read the same one.
+in runs of frames. It is trusted where a track is built as the standard says, with no box twice: then FFmpeg, which may
+find boxes where none belongs, has read the same one.
 
 Sources: ISO/IEC 14496-12, 8.6.1.3 (`ctts`) and 8.6.6 (`elst`); `mov_read_ctts` and `mov_fix_index` in
 libavformat/mov.c.
@@ -14,19 +14,19 @@ from .mp4_boxes import box_size, children, number
 
 
 TimesOfTracks = dict[int, np.ndarray]
-# Of each of these a track has one; of the second ones, one at most.
+# A track has exactly one of each of these, and at most one of each in `OPTIONAL_BOXES`.
 BOXES_OF_TRACK = (b"tkhd", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"stsc")
 TABLES = (b"stsd", b"stts", b"stsc")  # in `stbl`
 OPTIONAL_BOXES = (b"ctts", b"edts", b"elst", b"stss", b"stps")
-LARGEST_DELAY = 2**28  # FFmpeg drops the whole table where one is larger
+LARGEST_DELAY = 2**28  # with a larger one FFmpeg drops the whole table
 
 
 def times_of_tracks(moov: bytes) -> TimesOfTracks:
-    """How much later than they are decoded the frames of each track are shown.
+    """How much later the frames of each track are shown than decoded.
 
     Returns:
         Rows (number of frames, delay in units of the track's time scale) by the number of the track, (n, 2), int64; no
-        rows where frames are shown as they are decoded. Tracks that are not built as the standard says are left out.
+        rows where they are shown when they are decoded. Tracks that are not built as the standard says are left out.
     """
     times, doubtful = {}, set()
     _, start = box_size(moov, 4)
@@ -42,7 +42,7 @@ def times_of_tracks(moov: bytes) -> TimesOfTracks:
 
 
 def number_of_track(track: bytes) -> int | None:
-    """The number by which streams are known, in the contents of a `trak`."""
+    """The track's number, from the contents of a `trak`; FFmpeg has it as the stream's `id`."""
     for start, _ in children(track, 0, len(track), b"tkhd"):
         return number(track, start + (20 if track[start : start + 1] == b"\1" else 12))
     return None
@@ -75,7 +75,7 @@ def delays_of_track(track: bytes) -> np.ndarray | None:
 
 
 def within(data: bytes, box: tuple[int, int], name: bytes) -> tuple[int, int] | None:
-    """From where to where the contents of the only box of this name in a box reach."""
+    """Start and end of the contents of the only box of this name in a box; None where there is not exactly one."""
     found = list(children(data, *box, name))
     return found[0] if len(found) == 1 else None
 
@@ -90,7 +90,7 @@ def only_box(data: bytes, *path: bytes) -> tuple[int, int] | None:
 
 
 def num_shown_parts(data: bytes, box: tuple[int, int] | None) -> int:
-    """Parts of a track that an `elst` lists, without empty ones; 0 where it is not built as the standard says."""
+    """Number of parts of a track that an `elst` lists, without empty ones; 0 where it breaks the standard."""
     if box is None:
         return 0
     start, end = box

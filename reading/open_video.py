@@ -14,19 +14,19 @@ from .limits import ReadingLimits
 from .packet_units import check_units_of_packet
 
 
-MAX_THREADS = 16  # of a decoder, as FFmpeg has it
+MAX_THREADS = 16  # of a decoder; FFmpeg's own limit
 LARGE_FRAME = 2560 * 1440  # pixels
-# What FFmpeg calls the formats that are read. It knows some three hundred, and what their headers make it keep is not
-# known of the others.
+# FFmpeg's names of the formats that are read. It has some three hundred more, and how much memory the headers of those
+# can make it take is not known.
 FORMATS = (
     *("mov", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "ogg", "asf", "mxf", "dv", "rm", "swf"),
     *("h264", "hevc", "vvc", "obu", "ivf", "m4v", "h263", "vc1", "mjpeg", "yuv4mpegpipe"),
     *("gif", "apng", "webp_pipe", "png_pipe", "jpeg_pipe", "bmp_pipe", "tiff_pipe", "j2k_pipe", "ppm_pipe"),
-    *("mp3", "wav", "flac", "aac"),  # of which it is said that they have no video stream
+    *("mp3", "wav", "flac", "aac"),  # for the error that there is no video stream
 )
 # FFmpeg's names of formats whose index it reads when they are opened.
 MP4, AVI = FORMATS_WITH_INDEX = "mov,mp4,m4a,3gp,3g2,mj2", "avi"
-PROBED_BYTES = 5_000_000  # how much FFmpeg may look at to find out what is in a file; its default
+PROBED_BYTES = 5_000_000  # that FFmpeg may read to find out what is in a file; its default
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class OpenVideo:
     stream: av.VideoStream
 
     def packets(self) -> Iterator[av.Packet]:
-        """The packets from where the file stands, each checked: while it is decoded it cannot be interrupted."""
+        """The packets from the current position on, each checked, because decoding one cannot be interrupted."""
         packets = self.container.demux(self.stream)
         while True:
             try:
                 packet = next(packets, None)
-            except IndexError:  # after the last packet, PyAV may trip over streams that appeared on the way
+            except IndexError:  # of PyAV, after the last packet, where streams appeared on the way
                 return
             self.file.check()
             if packet is None:
@@ -67,7 +67,8 @@ def open_video(file: GuardedFile, limits: ReadingLimits, stream_index: int | Non
         limits.check_pixels(context.height, context.width)
         context.options = {"max_pixels": str(limits.max_frame_pixels)}
         stream.thread_type = "AUTO"
-        # Twice as many as processors, because packets that are skipped take a thread's turn too; but each holds frames.
+        # Twice as many as processors, because skipped packets take a thread's turn too; once for large frames, because
+        # each thread holds some.
         threads_of_processor = 1 if context.height * context.width > LARGE_FRAME else 2
         context.thread_count = min(threads_of_processor * (os.cpu_count() or 1), MAX_THREADS)
         if container.format.name in FORMATS_WITH_INDEX:
@@ -80,7 +81,7 @@ def open_video(file: GuardedFile, limits: ReadingLimits, stream_index: int | Non
 def open_container(
     file: GuardedFile, limits: ReadingLimits, seconds: float | None = None, **options: str
 ) -> av.container.InputContainer:
-    """Open a file. FFmpeg may look at packets for this many `seconds`: with 0 it reads the header only."""
+    """Open a file. FFmpeg may look at packets for this many `seconds`; with 0 it reads the header only."""
     file.seek(0)
     file.check()
     left = file.deadline.seconds_left()

@@ -11,19 +11,20 @@ from av.sidedata.sidedata import Type as SideDataType
 
 
 def upright(frame: av.VideoFrame) -> Callable[[np.ndarray], np.ndarray]:
-    """What turns and mirrors pictures (h, w, 3) as the display matrix of a frame says, to the nearest quarter turn.
+    """A function that turns and mirrors pictures (h, w, 3) by a frame's display matrix, to the nearest quarter turn.
 
     Returns:
-        A function that returns a view, (h, w, 3) or (w, h, 3).
+        The function; what it returns is a view, (h, w, 3) or (w, h, 3).
     """
-    # Asking for its side data ties a frame into a cycle: a small copy, which does not keep the decoder's threads alive.
+    # Of a small copy, because asking a frame for its side data makes a reference cycle, which would keep the decoder's
+    # threads alive.
     small = without_exif(frame.reformat(width=16, height=16, format="rgb24"))
     try:
         display_matrix = small.side_data[SideDataType.DISPLAYMATRIX]  # pyright: ignore  # PyAV's stub knows only names
         matrix = np.frombuffer(bytes(display_matrix), dtype=np.int32)
     except KeyError:
         return lambda picture: picture
-    except ValueError:  # one entry is of a kind that PyAV does not know; then only the angle is known, no mirroring
+    except ValueError:  # PyAV does not know one of the entries; then only the angle is known, not the mirroring
         return partial(np.rot90, k=round(frame.rotation / 90))
     a, b, _, c, d = matrix[:5].tolist()  # a pixel at (x, y) is shown at (a * x + c * y, b * x + d * y), and shifted
     is_turned = abs(b) + abs(c) > abs(a) + abs(d)
@@ -37,7 +38,7 @@ def upright(frame: av.VideoFrame) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def without_exif(frame: av.VideoFrame) -> av.VideoFrame:
-    """A copy without EXIF, a kind of side data beside which PyAV 18 lists none."""
+    """A copy without EXIF: with this kind of side data PyAV 18 lists no other."""
     graph = av.filter.Graph()
     size = {"width": frame.width, "height": frame.height}
     start = graph.add_buffer(**size, format=frame.format.name, time_base=Fraction(1))

@@ -14,7 +14,7 @@ from .limits import ReadingLimits
 from .open_video import OpenVideo
 
 
-# What is known of a packet without reading it: when it is decoded and shown, its size and position in bytes.
+# What an index says of a packet: decoding and presentation time, size and position in bytes.
 PACKET = np.dtype([("dts", np.int64), ("pts", np.int64), ("size", np.int64), ("pos", np.int64), ("is_keyframe", bool)])
 
 
@@ -27,11 +27,11 @@ class FrameIndex:
     """The frames of one video in presentation order.
 
     Args:
-        num_frames: what the packets or the decoder show, whatever the header says.
+        num_frames: counted from the packets or decoded frames, not taken from the header.
         timestamps: of each frame, in units of the stream's time base, ascending; empty where they cannot be trusted.
         keyframes: timestamps of the frames at which decoding may begin; empty where frames were decoded to be counted.
-        packets: what the packets of the file have to be, where an index of the container said so; `PACKET` of each, in
-            the order of the file.
+        packets: `PACKET` of each packet, in the order of the file, as the container's index predicts them; None where
+            the packets themselves were listed.
     """
 
     num_frames: int

@@ -1,4 +1,4 @@
-"""How many units a decoder, or the parser in front of it, would find at once, counted without either.
+"""Counts the units that a decoder, or the parser in front of it, would find in a packet, without either.
 
 A decoder keeps a few kilobytes for each unit of a packet (NAL unit, OBU, slice, scan) and cannot be interrupted before
 the packet's end, so a packet of millions of tiny units takes gigabytes and minutes. Real packets have fewer than a
@@ -13,11 +13,11 @@ from .limits import ReadingLimits
 
 
 START_CODE = b"\0\0\1"
-# Their packets consist of units that begin with a start code, or (of the first three) with their length.
+# Packets of these consist of units that begin with a start code, or (for the first three) with their length.
 CODECS_WITH_START_CODES = frozenset(
     ("h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "cavs", "avs2", "avs3", "evc")
 )
-# Where the decoder's configuration (avcC, hvcC, vvcC) says how many bytes the length of a unit takes, less one.
+# Byte of the decoder's configuration (avcC, hvcC, vvcC) with the number of bytes of a unit's length, less one.
 POSITION_OF_LENGTH_SIZE = {"h264": 4, "hevc": 21, "vvc": 4}
 START_OF_SCAN = b"\xff\xda"
 CODECS_WITH_SCANS = frozenset(("mjpeg", "mjpegb", "amv", "thp", "jpegls", "avrn"))
@@ -95,13 +95,13 @@ def count_obus(data: bytes, enough: int) -> int:
     return count
 
 
-# The first slice of a picture, where a parser cuts the stream: of these types, and of the base layer.
+# Begin of a picture's first slice, of the base layer: there a parser cuts the stream.
 FIRST_SLICES = {
     "h264": re.compile(rb"\x00\x00\x01[\x01\x05\x21\x25\x41\x45\x61\x65][\x80-\xff]"),
     "hevc": re.compile(
         rb"\x00\x00\x01[\x00\x02\x04\x06\x08\x0a\x0c\x0e\x10\x12\x20\x22\x24\x26\x28\x2a][\x01-\x07][\x80-\xff]"
     ),
-    # Or the header of a picture, of type 19.
+    # Or a picture header, of type 19.
     "vvc": re.compile(
         rb"\x00\x00\x01\x00(?:[\x99-\x9f]|[\x01-\x07\x09-\x0f\x11-\x17\x19-\x1f\x39-\x3f\x41-\x47\x49-\x4f\x51-\x57]"
         rb"[\x80-\xff])"
@@ -117,7 +117,7 @@ class UnitsOfPictures:
         self.units = 0
 
     def add(self, data: bytes) -> int:
-        """The most units between two first slices so far, with the next piece of the stream."""
+        """Add the next piece of the stream; returns the most units between two first slices in it."""
         most = self.units
         for position, piece in enumerate(self.first_slice.split(data)):
             self.units = piece.count(START_CODE) + (1 if position else self.units)

@@ -1,6 +1,6 @@
 """Read picture files with Pillow, within limits, and tell whether something is a picture file.
 
-Pillow opens formats of `FORMATS` only: none runs another program, as EPS does.
+Pillow opens the formats in `FORMATS` only. None of them runs another program, as EPS does.
 """
 
 from base64 import b64decode
@@ -30,7 +30,7 @@ def open_picture(source: VideoSource, limits: ReadingLimits, deadline: Deadline)
             source = decode_base64("".join(str(source).split()), limits)
     file = open_source(source, limits)
     try:
-        # Pillow's readers of formats raise whatever they stumble over.
+        # Pillow's readers raise errors of any type.
         with named_errors(source, Exception):
             return decode_picture(PictureFile(file, limits, deadline), limits)
     finally:
@@ -75,7 +75,7 @@ def check_tiles(picture: Image.Image, limits: ReadingLimits):
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether a file that begins so is a still picture, of the formats that can be told apart so."""
+    """Whether a file that begins with these bytes is a still picture, as far as they tell."""
     return (
         head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"\0\0\0\x0cjP  "))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP" and not is_animated_webp(head))
@@ -104,6 +104,6 @@ def head_of(source) -> bytes:
 
 
 def check_is_read(picture: Image.Image):
-    """Pillow reads the file of a picture that was opened when its pixels are asked for, and EPS by another program."""
+    """Raise `Unreadable` for EPS that is not read yet: Pillow would run another program when its pixels are used."""
     if picture.format == "EPS" and getattr(picture, "tile", None):
         raise Unreadable(f"it was opened from EPS and not read yet, and is none of these: {', '.join(FORMATS)}")

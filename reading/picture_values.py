@@ -27,7 +27,7 @@ def pil_values(picture: Image.Image) -> torch.Tensor:
 def array_values(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     """An array as a tensor, without a copy where there can be one."""
     if isinstance(array, np.ndarray) and array.dtype.kind in "buif":
-        wide = array.dtype.itemsize > 8  # long double
+        wide = array.dtype.itemsize > 8  # long double, which torch does not have
         array = np.ascontiguousarray(array, dtype=np.float64 if wide else array.dtype.newbyteorder("="))
         array = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns of the others
     if isinstance(array, np.ndarray) or array.is_complex():
@@ -73,7 +73,7 @@ def scaled(values: torch.Tensor, own_scale: bool, largest: float | None = None, 
     """Values as the processors take them: on the scale 0..255, unless the caller has scaled them already.
 
     Args:
-        own_scale: whether the caller has, see `is_own_scale`.
+        own_scale: whether it has, see `is_own_scale`.
         largest: of the floats that share a scale; by default, of `values`.
         from_pil: whether they are those of a PIL image, which becomes uint8 whatever its mode.
 

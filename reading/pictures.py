@@ -6,7 +6,7 @@
 * `rgb_video`: a video as one array, as (n, 3, h, w).
 
 The last three take the same steps: to a tensor with channels first, to three channels, and to one scale (`scaled` in
-`picture_values.py`). They differ in whose floats share a scale: those of one picture, or of all frames of a video.
+`picture_values.py`). They differ in which floats share a scale: those of one picture, or of all frames of a video.
 """
 
 import numpy as np
@@ -47,7 +47,7 @@ def rgb_picture(picture, limits: ReadingLimits, own_scale: bool = False, layout:
 
     Raises:
         VideoReadError: a PIL image cannot be decoded; `VideoLimitError`, it is larger than `limits` allow.
-        ValueError: it is no picture: its shape, dtype or values.
+        ValueError: its shape, dtype or values are not those of a picture.
     """
     values = values_within(picture, limits, layout)  # (3, h, w)
     return scaled(values, own_scale, from_pil=isinstance(picture, Image.Image))
@@ -55,7 +55,7 @@ def rgb_picture(picture, limits: ReadingLimits, own_scale: bool = False, layout:
 
 @named_limits(GIVEN_AS_ARRAYS)
 def values_within(picture, limits: ReadingLimits, layout: str | None = None) -> torch.Tensor:
-    """A PIL image, array or tensor as a tensor (3, h, w), on the scale that it has."""
+    """A PIL image, array or tensor as a tensor (3, h, w), on its own scale."""
     if 0 in (shape := picture.size if isinstance(picture, Image.Image) else picture.shape):
         raise ValueError(
             f"A picture was given with the sides {list(shape)}, which has no pixels. Leave it out, or read it again."

@@ -1,10 +1,10 @@
-"""Pieces of a file that were read already, so that opening it three times reads it once."""
+"""Keeps pieces of a file that were read, so that opening it three times reads it once."""
 
 from bisect import bisect_right
 
 
 class ReadPieces:
-    """Bytes by where they stand in a file, up to a number of them."""
+    """Bytes by their position in a file, up to `most_bytes` of them."""
 
     def __init__(self, most_bytes: int):
         self.most_bytes = most_bytes

@@ -1,7 +1,7 @@
-"""Read chosen frames with a decoder of torchcodec that the caller has made: only those that are wanted, within limits.
+"""Read chosen frames with a decoder of torchcodec that the caller has made, within limits.
 
-Where the file behind a decoder is known, as of a decoder that the library `datasets` made, it is not used: the file is
-read as any other (`video_sources.py`).
+A decoder whose file is known, such as one that the library `datasets` made, is not used: its file is read like any
+other (`video_sources.py`).
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from .video_metadata import VariableRateMetadata
 
 
 FRAMES_AT_ONCE = 8
-LOCK = Lock()  # a decoder stands somewhere in its file: two threads that use it get one another's frames
+LOCK = Lock()  # a decoder has a position in its file: two threads that use it would get each other's frames
 
 
 def read_with_decoder(
@@ -28,8 +28,8 @@ def read_with_decoder(
 ) -> VideoMetadata:
     """Read frames with a `torchcodec.decoders.VideoDecoder`, or what works like one.
 
-    What the decoder has been made of is not looked at: `limits` count its frames, their pixels and the result, and the
-    time between frames.
+    `limits` apply to its frames, their pixels, the result and the time between frames; not to the file, which is open
+    already.
 
     Returns:
         The metadata of the video, with the indices of the frames that were handed over.
@@ -80,7 +80,7 @@ def pictures_at(decoder, indices: list[int], times: np.ndarray) -> Iterator[np.n
             batch = decoder.get_frames_at(piece)
             times[piece] = batch.pts_seconds.numpy() - (decoder.metadata.begin_stream_seconds or 0)
             pictures = channels_first(batch.data.cpu(), 4)  # (n, 3, h, w)
-        except Exception as error:  # of FFmpeg by way of torchcodec, which has no class for them
+        except Exception as error:  # errors of FFmpeg, for which torchcodec has no class
             raise Unreadable(f"its decoder failed at the frames {piece}: {error!s:.500}") from error
         if pictures.is_floating_point():  # 0..1, as `output_dtype=torch.float32` has them
             pictures = (pictures * 255).round().clamp(0, 255).to(torch.uint8)
@@ -91,8 +91,8 @@ def pictures_at(decoder, indices: list[int], times: np.ndarray) -> Iterator[np.n
 
 
 def with_own_times(metadata: VideoMetadata, times: np.ndarray, indices: list[int]) -> VideoMetadata:
-    """The metadata with the times of the frames that were read, where these are not those of an even rate. Times of
-    other frames are not known: NaN."""
+    """The metadata with the times of the frames that were read, where the rate is not even. Times of other frames are
+    not known: NaN."""
     if metadata.fps is None or np.abs(times[indices] - np.array(indices) / metadata.fps).max() <= 1 / metadata.fps:
         return metadata
     fields = ("total_num_frames", "fps", "width", "height", "duration", "video_backend")

@@ -1,4 +1,4 @@
-"""Metadata of a video, from the index of its frames: number, rate and times, whatever the header says."""
+"""Metadata of a video from the index of its frames, not from the header: number of frames, rate and times."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -15,7 +15,7 @@ class VariableRateMetadata(VideoMetadata):
 
     def __init__(self, times_of_all_frames: np.ndarray, **fields):
         super().__init__(**fields)
-        self.times_of_all_frames = times_of_all_frames  # in seconds from the first; no field, as the built-in has none
+        self.times_of_all_frames = times_of_all_frames  # in seconds from the first; not a field, as the base has none
 
     @property
     def timestamps(self) -> list[float]:

@@ -1,11 +1,10 @@
 """Read chosen frames of a video with PyAV: exact indices in presentation order, decoding no more than needed.
 
 A video is read in two steps. First the frames are listed without decoding: their true number, their timestamps and the
-keyframes. Where the container has an index of all packets, that is enough (`container_index.py`); otherwise all packets
-are read (`packet_index.py`). Then the chosen frames are decoded in order (`frame_seeking.py`), and where the index
-turns out to be wrong, packets are read after all. Files whose packets cannot be trusted (no timestamps, packets that
-are not frames, frames that cannot be decoded because the file begins in the middle) are decoded from the start and
-counted instead.
+keyframes. An index of all packets in the container is enough for that (`container_index.py`); without one, all packets
+are read (`packet_index.py`). Then the chosen frames are decoded in order (`frame_seeking.py`). If the index turns out
+to be wrong, all packets are read after all. Files whose packets cannot be trusted (no timestamps, packets that are not
+frames, frames that cannot be decoded because the file begins in the middle) are decoded from the start and counted.
 """
 
 from collections.abc import Iterator
@@ -42,14 +41,14 @@ def read_video(
 ) -> tuple[np.ndarray, VideoMetadata]:
     """Read frames of one video, turned upright.
 
-    A picture is a video of one frame. Of several video streams, FFmpeg's choice is read, the default one before
-    others; the cover of a song is no video. Frames are as wide as they are stored, also where pixels are not square;
-    transparency is dropped; frames of another size than the first one chosen are scaled to its size.
+    A picture is a video of one frame. Of several video streams FFmpeg's choice is read, the default one before others;
+    the cover of a song does not count. Frames have the size that is stored, also where pixels are not square, and no
+    transparency; frames of another size than the first chosen one are scaled to its size.
 
     Args:
-        source: a path, an http(s) URL, a data URI, the bytes of a file, or a binary file object; a value of a column of
-            `datasets`: `{"bytes": ..., "path": ...}` or a decoder; a decoder of torchcodec, of which only the chosen
-            frames are asked.
+        source: a path, an http(s) URL, a data URI, the bytes of a file, or a binary file object; a value from a column
+            of `datasets`, `{"bytes": ..., "path": ...}` or a decoder; or a decoder of torchcodec, which is asked for
+            the chosen frames only.
         choose_frames: gets the metadata, with the true `total_num_frames`, and returns the indices to read (0-based,
             ascending); all frames when it is not given.
         limits: how much the video may cost.
@@ -70,10 +69,10 @@ def read_into(
     choose_frames: ChooseFrames | None = None,
     limits: ReadingLimits = DEFAULT_LIMITS,
 ) -> VideoMetadata:
-    """Read frames of one video, as `read_video`, and hand each over as soon as it is decoded.
+    """As `read_video`, but hand each frame over as soon as it is decoded.
 
     Args:
-        taker: gets the frames; from the first one again, where the file turns out to need another way of reading.
+        taker: gets the frames; all of them again, where the file turns out to need another way of reading.
 
     Returns:
         The metadata with `frames_indices` filled in.
@@ -82,7 +81,7 @@ def read_into(
         VideoReadError: the video is missing, has no video stream or no frames, or cannot be decoded;
             `VideoLimitError` when it would cost more than `limits` allow.
         ValueError: `choose_frames` returned frames that the video does not have, none, or not in order.
-        TypeError: `source` is none of the above.
+        TypeError: `source` is nothing a video can be read from.
     """
     stream_index = getattr(source, "stream_index", None) if is_decoder(source) else None
     source = plain_source(source)
@@ -153,7 +152,7 @@ def read_frames(
     except (av.FFmpegError, MemoryError) as error:
         file.check()
         reason = getattr(error, "strerror", None) or str(error) or "out of memory"
-        if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of what is not allowed, too
+        if isinstance(error, av.error.ArgumentError):  # FFmpeg's error for what is not allowed, too
             reason += f", or its frames are over max_frame_pixels={limits.max_frame_pixels}, or its format is not read"
         raise Unreadable(f"{reason}; it is damaged, cut off or not a video") from error
 
@@ -167,8 +166,8 @@ def read_by_seeking(
     times: TimesOfTracks | None,
     scan: bool,
 ) -> VideoMetadata:
-    """Read frames where an index says they are: that of the container, or with `scan`, and where that is not to be had
-    or turns out to be wrong, one that is made of all packets. Returns what `read_frames` does."""
+    """Read frames where an index says they are: the container's, or one made from all packets, with `scan` or where the
+    container's is missing or wrong. Returns what `read_frames` does."""
     with open_video(file, limits, stream_index) as video:
         is_predicted = not scan
         try:
@@ -197,7 +196,7 @@ def read_by_counting(
     taker: FrameTaker,
     stream_index: int | None,
 ) -> VideoMetadata:
-    """Decode all frames twice, once to count them and once to pick; returns what `read_frames` does."""
+    """Decode all frames twice, once to count them and once to choose; returns what `read_frames` does."""
     with open_video(file, limits, stream_index) as video:
         index = index_of_frames((frame.pts for frame in all_frames(video)), limits)
         metadata = metadata_of_stream(video, index)
@@ -209,15 +208,15 @@ def read_by_counting(
 
 def all_frames(video: OpenVideo) -> Iterator[av.VideoFrame]:
     """Decode a stream from its start, or from its first keyframe."""
-    begun = False
+    has_begun = False
     for packet in video.packets():
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
-            if begun:
+            if has_begun:
                 raise
             continue  # a recording that begins in the middle: not decodable until the first keyframe
-        begun = begun or bool(frames)
+        has_begun = has_begun or bool(frames)
         yield from frames
 
 
@@ -229,11 +228,11 @@ def metadata_of_stream(video: OpenVideo, index: FrameIndex) -> VideoMetadata:
 
 
 def hand_over_upright(frames: Iterator[av.VideoFrame], metadata: VideoMetadata, video: OpenVideo, taker: FrameTaker):
-    """Convert frames to RGB, in the size of the first one, turn them upright and hand them over. Their height and width
-    go into the metadata."""
+    """Convert frames to RGB, in the size of the first one, turn them upright and hand them over. Put their height and
+    width into the metadata."""
     first = next(frames)
     height, width, turned = first.height, first.width, upright(first)
-    converter = VideoReformatter()  # one for all; that of a frame has its tables made anew
+    converter = VideoReformatter()  # one for all; a frame's own would compute its tables anew
 
     def picture_of(frame: av.VideoFrame) -> np.ndarray:
         return turned(rgb_values(converter.reformat(frame, width, height, format="rgb24")))
@@ -244,7 +243,7 @@ def hand_over_upright(frames: Iterator[av.VideoFrame], metadata: VideoMetadata, 
 
 
 def rgb_values(frame: av.VideoFrame) -> np.ndarray:
-    """The values of an RGB frame (height, width, 3), uint8; not a copy where its rows lie together."""
+    """The values of an RGB frame (height, width, 3), uint8; a view where its rows are contiguous."""
     plane = frame.planes[0]
     if plane.line_size != 3 * frame.width:
         return frame.to_ndarray()

@@ -1,5 +1,5 @@
-"""Open whatever a video is given as, within limits: a path, a URL, a data URI, bytes or a file object; or what a column
-of the library `datasets` holds: `{"bytes": ..., "path": ...}`, or a decoder of torchcodec that was made of these."""
+"""Open whatever a video is given as, within limits: a path, a URL, a data URI, bytes or a file object; or a value from
+a column of the library `datasets`: `{"bytes": ..., "path": ...}`, or a decoder of torchcodec that was made from it."""
 
 from base64 import b64decode
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def is_decoder(value) -> bool:
 
 
 def is_value_of_column(value) -> bool:
-    """Whether `value` is `{"bytes": ..., "path": ...}`, as columns of videos and pictures hold that are not decoded."""
+    """Whether `value` is `{"bytes": ..., "path": ...}`, as in columns of videos and pictures that are not decoded."""
     return (
         isinstance(value, Mapping)
         and bool(value)
@@ -42,11 +42,11 @@ def is_value_of_column(value) -> bool:
 
 
 def plain_source(value):
-    """What is inside a value of a column: its bytes, or else its path; of a decoder, too, where it was made of bytes or
-    of a file that is there. Anything else unchanged.
+    """The bytes in a value of a column, or else its path; the same for a decoder that was made from bytes or from a
+    file that is there. Anything else is returned as it is.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: a value of a column has neither.
     """
     if is_decoder(value):
         held = getattr(value, "_hf_encoded", None)  # where `datasets` notes it
@@ -70,10 +70,10 @@ def open_source(source: VideoSource, limits: ReadingLimits = DEFAULT_LIMITS, in_
     """Turn a source into a file object that can seek; a file object that can is returned itself.
 
     Args:
-        in_parts: whether of a large file on a server only what is read is fetched, by a `RangedFile`.
+        in_parts: fetch of a large file on a server only the parts that are read, with a `RangedFile`.
 
     Raises:
-        VideoReadError: it is missing or cannot be fetched; `VideoLimitError`, that would take more than `limits` allow.
+        VideoReadError: it is missing or cannot be fetched; `VideoLimitError` if that takes more than `limits` allow.
         TypeError: `source` is nothing a video can be read from.
     """
     source = plain_source(source)
