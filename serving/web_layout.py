@@ -1,7 +1,7 @@
 """The page in the browser, made with Gradio: a video, the frames that the model sees of it, and a chat about it.
 
-What Gradio offers beside is switched off: its API for programs, the record of calls in the browser, conversion of
-videos by programs of the system, statistics. Files are checked here: as a part of another application Gradio opens
+Other features of Gradio are switched off: its API for programs, the record of calls in the browser, conversion of
+videos by programs of the system, statistics. Files are checked here, because Gradio inside another application opens
 every path that a client names.
 """
 
@@ -33,7 +33,7 @@ from llava_next_video.serving.web_frames import frames_as_html
 from llava_next_video.serving.web_visits import Visits
 
 
-EXAMPLES = {  # of what the embedded checkpoint knows: a video, and what may be asked about it
+EXAMPLES = {  # videos and questions for the embedded checkpoint
     "red_circle_moves_left.mp4": "Which way does the circle move?",
     "green_triangle_moves_right.mp4": "What is moving?",
     "blue_star_then_red_triangle.mp4": "Which shape appears first?",
@@ -87,9 +87,9 @@ def build_app(pipe: VideoTextToTextPipeline, visits: Visits, model: str | None, 
 
 
 def take_uploads_only(video: gr.Video, visits: Visits):
-    """Have a video of Gradio's take files that browsers have sent and nothing else, and convert none.
+    """Let a video component of Gradio take only files that browsers have sent, and convert none.
 
-    These are attributes of the one component, as Gradio writes a file beside the source of every class of components.
+    These methods are set on the component: for a subclass Gradio would write a file beside its source.
     """
 
     def checked(path: str) -> str:
@@ -98,7 +98,7 @@ def take_uploads_only(video: gr.Video, visits: Visits):
         return path
 
     async def move_to_cache(path: str | Path | None) -> str | None:
-        # Gradio's own would download addresses, and copy any file of this machine.
+        # Gradio's own method would download addresses, and copy any file of this machine.
         return None if path is None else checked(str(path))
 
     video.async_move_resource_to_block_cache = move_to_cache
@@ -107,34 +107,34 @@ def take_uploads_only(video: gr.Video, visits: Visits):
 
 
 class Page:
-    """What happens on the page: each method is called by Gradio when something is clicked."""
+    """The actions of the page: Gradio calls a method when something is clicked."""
 
     def __init__(self, pipe: VideoTextToTextPipeline, visits: Visits):
         self.pipe, self.visits = pipe, visits
         settings, processor = pipe.model.generation_config, pipe.processor.video_processor
-        # With these the checkpoint's own recipe is used.
+        # With these settings the checkpoint's own recipe is used.
         self.first_sampling = (processor.num_frames or 32, processor.frame_sampling)
         self.max_new_tokens = min(settings.max_new_tokens or 256, MOST_NEW_TOKENS)
         self.temperature = settings.temperature or 0.0 if settings.do_sample else 0.0
         self.top_p = settings.top_p or 1.0
 
     def sampling(self, num_frames: float, rule: str) -> dict:
-        """Arguments of the processor; none where nothing was changed."""
+        """Arguments of the processor; none if the settings were not changed."""
         if (int(num_frames), rule) == self.first_sampling:
             return {}
         return {"num_frames": int(num_frames), "frame_sampling": rule}
 
     def take(self, file: Path | None, num_frames: float, rule: str, request: gr.Request):
-        """Another video, or none: frames, chat, and what is to be said."""
+        """Take another video, or none. Returns frames, message and chat."""
         visit = self.visits.of(request.session_hash)
         try:
             self.visits.take_video(visit, file)
         except VideoReadError as error:
-            return "", [], problem(error)
+            return "", problem(error), []
         return *self.look(num_frames, rule, request), []
 
     def look(self, num_frames: float, rule: str, request: gr.Request) -> tuple[str, str]:
-        """The frames that the model sees, and what is to be said."""
+        """The frames that the model sees, and a message."""
         visit = self.visits.of(request.session_hash)
         if visit.video is None:
             return "", ""
@@ -151,7 +151,7 @@ class Page:
             return "", problem(visit.named(error))
 
     def link(self, address: str | None) -> tuple:
-        """Fetch a video from the web: the file for the page, and what is to be said."""
+        """Fetch a video from the web. Returns the file for the page, and a message."""
         address = (address or "").strip()
         if not is_web_address(address):
             return gr.skip(), problem(f"{quoted(address)} is not the address of a video: it begins with https://.")
@@ -176,7 +176,7 @@ class Page:
         top_p: float,
         request: gr.Request,
     ) -> Iterator[tuple]:
-        """Answer a question: chat, the field of the question, and what is to be said, again and again."""
+        """Answer a question. Yields chat, field of the question, and message, for each new piece of the answer."""
         visit, question = self.visits.of(request.session_hash), (question or "").strip()
         try:
             check_length(question)
@@ -213,7 +213,7 @@ class Page:
 
 
 def layout_of(page: Page, name: str) -> gr.Blocks:
-    """What is where, and what calls what."""
+    """The page's elements, and the methods that they call."""
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
     busy = {"api_visibility": "private", "concurrency_limit": READERS_AT_ONCE, "concurrency_id": "reading"}
     with gr.Blocks(title="LLaVA-NeXT-Video", analytics_enabled=False) as blocks:
@@ -295,7 +295,7 @@ def generation_settings(page: Page) -> list:
 
 
 def shown(messages: list[dict], answer: str | None = None) -> list[dict]:
-    """A chat as the page shows it: its texts, and an answer that is under way."""
+    """A chat for the page: its texts, and an answer that is being generated."""
     texts = [(message["role"], message["content"][-1]["text"]) for message in messages]
     texts += [] if answer is None else [("assistant", answer)]
     return [{"role": role, "content": text} for role, text in texts]
@@ -306,11 +306,7 @@ def problem(error: Exception | str) -> str:
 
 
 def check_length(question: str):
-    """Check that a question is one, and not too long.
-
-    Raises:
-        ValueError: it is empty, or longer than `MOST_CHARACTERS`.
-    """
+    """Raise a ValueError if a question is empty, or longer than `MOST_CHARACTERS`."""
     if not question:
         raise ValueError("There is no question yet. Write one, then ask.")
     if len(question) > MOST_CHARACTERS:

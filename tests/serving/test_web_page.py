@@ -166,6 +166,16 @@ def test_no_file_is_taken_but_those_that_browsers_sent(visitor, uploads, file):
     assert "There is no video yet" in visitor.ask("What?")["data"][2]
 
 
+def test_an_upload_that_expires_while_it_is_taken_is_a_sentence(visitor, monkeypatch):
+    """The sentence went into the chat, and the chat into its place."""
+    _, path = visitor.upload(CLIP)
+    link = os.link
+    monkeypatch.setattr(os, "link", lambda file, own: (os.unlink(file), link(file, own)))
+    frames, said, chat = visitor.take(path)["data"]
+    assert (frames, chat) == ("", [])
+    assert "it has expired; send it again" in said
+
+
 def test_files_lie_where_nobody_guesses_them(visitor, uploads):
     _, path = visitor.upload(CLIP)
     assert path.startswith(uploads)
