@@ -5,11 +5,12 @@ It takes the site (`python docs/build.py`), playwright and Chromium; `.ci/engine
 
 import shutil
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
+
+from tests.local_server import local_server
 
 
 SITE = Path(__file__).parents[1] / "site"
@@ -29,10 +30,8 @@ def address(request):
     if request.param == "files":
         yield SITE.as_uri()
         return
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE)) as server:
-        Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with local_server(partial(Quiet, directory=SITE)) as served:
+        yield served
 
 
 def test_search_finds_a_class_and_asks_nobody_else(address):

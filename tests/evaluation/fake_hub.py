@@ -7,12 +7,12 @@ import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 from tests.evaluation.miniature import SEEDS, clips_of, tables, write_videos
+from tests.local_server import local_server
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -123,9 +123,5 @@ def serving(contents: dict[str, dict[str, bytes]], claimed_bytes: int = 0) -> It
         def log_message(self, *args):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
-        Thread(target=web.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{web.server_port}", fetched
-        finally:
-            web.shutdown()
+    with local_server(Handler) as address:
+        yield address, fetched

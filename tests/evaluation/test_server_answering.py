@@ -2,9 +2,9 @@
 
 import json
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier
 from urllib.parse import unquote
 
 import numpy as np
@@ -24,6 +24,7 @@ from llava_next_video.evaluation.server_answering import (
     fields_of_generation,
     file_address,
 )
+from tests.local_server import local_server
 from tests.serving.running_server import require_server, running
 
 
@@ -145,12 +146,8 @@ def noting(owner: str = "vllm", status: int = 200, content: str | None = "B", to
         def log_message(self, *args):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
-        Thread(target=web.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{web.server_port}/v1", bodies
-        finally:
-            web.shutdown()
+    with local_server(Handler) as address:
+        yield f"{address}/v1", bodies
 
 
 def test_vllm_is_told_frames_in_its_own_words(questions, clips):

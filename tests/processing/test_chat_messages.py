@@ -2,10 +2,9 @@
 
 import contextlib
 import copy
-import threading
 from base64 import b64encode, encodebytes
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from PIL import Image
 from llava_next_video import ReadingLimits, VideoLimitError, VideoReadError
 from llava_next_video.conversion.tokenizer import read_template
 from llava_next_video.processing.chat_messages import checked_conversation, checked_conversations, with_media
+from tests.local_server import local_server
 from tests.tiny import make_model, make_processor, random_frames, write_video
 
 
@@ -305,12 +305,8 @@ class Counting(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     Counting.requests = 0
-    with HTTPServer(("127.0.0.1", 0), Counting) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/x.wav"
-        server.shutdown()
-        thread.join()
+    with local_server(Counting) as address:
+        yield f"{address}/x.wav"
 
 
 @pytest.mark.parametrize("name", ["audio", "input_audio", "audio_url"])

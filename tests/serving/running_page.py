@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from importlib.util import find_spec
-from threading import Thread
 
 import pytest
 
 from llava_next_video.__main__ import parse_arguments
 from llava_next_video.serving.web_answers import Answer
 from llava_next_video.serving.web_page import page_of
+from tests.serving.starting import started
 
 
 def require_gradio():
@@ -26,18 +26,9 @@ def require_gradio():
 @contextmanager
 def showing_page(*arguments: str) -> Iterator[int]:
     """The port of a page on the embedded checkpoint, with these arguments of the command."""
-    with page_of(parse_arguments(["web", "--port", "0", "--device", "cpu", *arguments])) as server:
-        thread = Thread(target=server.run)
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.01)
-            [listening] = [sock for each in server.servers for sock in each.sockets][:1]
-            yield listening.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
+    page = page_of(parse_arguments(["web", "--port", "0", "--device", "cpu", *arguments]))
+    with page as server, started(server) as port:
+        yield port
 
 
 class Visitor:

@@ -4,16 +4,14 @@ import base64
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -22,6 +20,8 @@ from transformers.utils.import_utils import is_serve_available
 
 from llava_next_video.__main__ import parse_arguments
 from llava_next_video.serving.transformers_serve import server_of
+from tests.local_server import local_server
+from tests.serving.starting import started
 
 
 SAMPLES = Path(__file__).parents[2] / "demo_model" / "samples"
@@ -75,12 +75,8 @@ def serving_files() -> Iterator[tuple[str, list[str]]]:
         def log_message(self, format, *args):
             asked.append(self.path)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=SAMPLES)) as web:
-        Thread(target=web.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{web.server_port}", asked
-        finally:
-            web.shutdown()
+    with local_server(partial(Files, directory=SAMPLES)) as address:
+        yield address, asked
 
 
 @dataclass
@@ -124,15 +120,6 @@ class RunningServer:
 @contextmanager
 def running(*arguments: str) -> Iterator[RunningServer]:
     """A server with these arguments of the command, on the embedded checkpoint unless they name another."""
-    server = server_of(parse_arguments(["serve", "--host", "127.0.0.1", "--port", "0", "--device", "cpu", *arguments]))
-    thread = Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        [listening] = [sock for each in server.servers for sock in each.sockets][:1]
-        yield RunningServer(listening.getsockname()[1])
-    finally:
-        server.should_exit = True
-        thread.join()
+    place = ("--host", "127.0.0.1", "--port", "0", "--device", "cpu")
+    with started(server_of(parse_arguments(["serve", *place, *arguments]))) as port:
+        yield RunningServer(port)

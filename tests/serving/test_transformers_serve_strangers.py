@@ -283,11 +283,11 @@ def test_fields_that_the_interface_does_not_have(server):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "The body is no JSON"),
-        (b"{", "The body is no JSON"),
-        (b"\xff\xfe", "The body is no JSON"),
-        (b'{"messages": ' + b"9" * 10_000 + b"}", "The body is no JSON"),
-        (b"[" * 100_000, "The body is no JSON"),
+        (b"", "The body is not JSON"),
+        (b"{", "The body is not JSON"),
+        (b"\xff\xfe", "The body is not JSON"),
+        (b'{"messages": ' + b"9" * 10_000 + b"}", "The body is not JSON"),
+        (b"[" * 100_000, "The body is not JSON"),
         (b"[" + b"[]," * 100_001 + b"[]]", "more than 200000 values"),
         (b"[]", "It has to be an object"),
         (b'"text"', "It has to be an object"),
@@ -338,7 +338,7 @@ def test_a_video_that_hangs_holds_up_nobody_else(server):
             assert future.result() == (
                 400,
                 f"Could not read the video '{address}': fetching it took longer than "
-                "max_fetch_seconds=3; raise this limit if the video is to be trusted.",
+                "max_fetch_seconds=3; raise this limit if you trust the video.",
             )
 
 

@@ -11,9 +11,8 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -22,6 +21,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed; .ci/engines vllm runs
 import openai  # comes with vLLM
 
 from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoForConditionalGeneration, LlavaNextVideoProcessor
+from tests.local_server import local_server
 
 
 SAMPLES = Path(__file__).parents[2] / "demo_model" / "samples"
@@ -159,11 +159,8 @@ def test_a_private_address_is_fetched(client):
         def log_message(self, *args):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SAMPLES)) as site:
-        Thread(target=site.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{site.server_port}/{CIRCLE.name}"
-        assert text_of(ask(client, url)) == "A red circle moves left."
-        site.shutdown()
+    with local_server(partial(Quiet, directory=SAMPLES)) as address:
+        assert text_of(ask(client, f"{address}/{CIRCLE.name}")) == "A red circle moves left."
 
 
 def test_a_limit_of_one_request_is_400(client):
