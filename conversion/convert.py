@@ -1,7 +1,7 @@
 """Carrying out a conversion: original checkpoint to ours, or back.
 
-Both stream: whatever the size of the model, no more than some tens of megabytes of it are in memory (for `.bin` files,
-what the operating system keeps of the one that is being read).
+Weights are streamed: whatever the size of the model, only tens of megabytes of it are in memory (for `.bin` files, also
+what the operating system caches of the current one).
 """
 
 import json
@@ -14,18 +14,17 @@ from llava_next_video.conversion.plan import Plan
 from llava_next_video.conversion.to_original import PlanToOriginal
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.writing import split_into_shards, verify, write_tensors
-from llava_next_video.hub.checkpoint_folders import check_entries
+from llava_next_video.hub.checkpoint_folders import ORIGINAL_FOLDER, check_entries
 from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size
 from llava_next_video.hub.pickled_tensors import load_pickle
 
 
-ORIGINAL_FOLDER = "original"
 DEFAULT_SHARD_BYTES = 5 * 10**9
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did."""
+    """The result of a conversion."""
 
     destination: Path
     num_tensors: int

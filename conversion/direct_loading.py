@@ -1,13 +1,13 @@
-"""Loading original checkpoints without converting them first: what the `from_pretrained` of our configuration, models
-and processor do with a folder or repository of the original code. They find this module by `format_of`.
+"""Loading original checkpoints without converting them first: the `from_pretrained` of our configuration, models and
+processor call this module for a folder or repository of the original code. They find it by `format_of`.
 
-The model is put together from the same plan that `convert` carries out, so it is the same model; saved afterwards, it
-is in our format. `recipe` and `vision_tower` are those of `plan_conversion`:
+The model is built from the same plan that `convert` carries out, so it is the same model; `save_pretrained` writes it
+in our format. `recipe` and `vision_tower` are those of `plan_conversion`:
 
     model = LlavaNextVideoForConditionalGeneration.from_pretrained("lmms-lab/LLaVA-NeXT-Video-32B-Qwen")
     processor = LlavaNextVideoProcessor.from_pretrained("lmms-lab/LLaVA-NeXT-Video-32B-Qwen")
 
-The configuration brings this module with it, so what needs models and processors is imported when it is called.
+Loading a configuration imports this module, so models and processors are imported inside the functions.
 """
 
 from pathlib import Path
@@ -43,17 +43,17 @@ def recognises(source, kwargs: dict) -> bool:
         try:
             config = local_folder(source, SETTINGS_FILES, subfolder, **download_options(kwargs)) / "config.json"
         except FileNotFoundError:
-            return False  # the usual way of loading says what is wrong with it
+            return False  # transformers' own loading says what is wrong with it
     if not config.is_file():
         return False
     settings = read_json(config)
-    # AutoTokenizer passes over what our configuration refuses, and then makes as many names of labels.
+    # AutoTokenizer ignores the error of our configuration, and then makes so many names of labels.
     check_numbers("config", {"num_labels": settings.get("num_labels")})
     return not subfolder and is_original(settings)
 
 
 def config_dict(source, kwargs: dict) -> tuple[dict, dict]:
-    """The configuration as a dictionary in our format, and the arguments that are left."""
+    """The configuration as a dictionary in our format, and the remaining arguments."""
     from llava_next_video.conversion.settings import plan_settings
 
     download, options, rest = split_options(kwargs)
@@ -61,7 +61,7 @@ def config_dict(source, kwargs: dict) -> tuple[dict, dict]:
 
 
 def model(model_class, source, *args, config=None, **kwargs):
-    """A model, or whatever else `from_pretrained` was asked to return."""
+    """A model; with `output_loading_info=True` a tuple, as from `from_pretrained`."""
     from llava_next_video.conversion.plan import plan_conversion
 
     download, options, rest = split_options(kwargs)
@@ -96,7 +96,7 @@ def processor(source, kwargs: dict):
 
 
 def warn_about_assumptions(source: str, origins: dict[str, str]):
-    """Warn, once for each checkpoint, about facts that nobody said."""
+    """Warn, once for each checkpoint, about facts that are assumed."""
     assumed = [fact for fact, origin in origins.items() if origin == FROM_DEFAULTS]
     if assumed:
         logger.warning_once(
@@ -110,7 +110,7 @@ def download_options(kwargs: dict) -> dict:
 
 
 def split_options(kwargs: dict) -> tuple[dict, dict, dict]:
-    """Arguments of `from_pretrained`: those for downloading, those for the plan, and the others."""
+    """Sort arguments of `from_pretrained` into those for downloading, those for the plan, and others."""
     options = {name: kwargs[name] for name in PLAN_OPTIONS if kwargs.get(name) is not None}
     if isinstance(options.get("recipe"), str):
         options["recipe"] = recipe_named(options["recipe"])

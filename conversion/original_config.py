@@ -19,10 +19,10 @@ ARCHITECTURES = {
     "llama": "LlavaLlamaForCausalLM",
     "mistral": "LlavaMistralForCausalLM",
 }
-# The way back, from a model_type, or the architecture where a configuration says only "llava".
+# Back from a model_type; or from the architecture, where the model_type is only "llava".
 LANGUAGE_MODELS = {name: kind for names in (ORIGINAL_TYPES, ARCHITECTURES) for kind, name in names.items()}
 
-# Keys of the language model, the same on both sides, in `text_config` of ours.
+# Keys of the language model, which are the same in our `text_config`.
 TEXT_KEYS = (
     "attention_bias",
     "attention_dropout",
@@ -46,7 +46,7 @@ TEXT_KEYS = (
     "vocab_size",
 )
 
-# Facts of the recipe that a configuration may say: original key, our fact, our value for each original one.
+# Facts of the recipe that a configuration may have: original key, our fact, and our value for each original one.
 RECIPE_KEYS = {
     "mm_spatial_pool_mode": ("spatial_pool_mode", None),
     "mm_spatial_pool_stride": ("spatial_pool_stride", None),
@@ -57,7 +57,7 @@ RECIPE_KEYS = {
     "add_time_instruction": ("time_instruction", None),
 }
 
-# Values that we can run; anything else in these keys stops the conversion.
+# Values that our model supports; any other value of these keys stops the conversion.
 SUPPORTED = {
     "mm_projector_type": ("mlp2x_gelu",),
     "mm_patch_merge_type": ("spatial_unpad",),
@@ -91,7 +91,7 @@ def language_model_type(config: dict) -> str:
     if known:
         return known[0]
     if names == ["llava"]:
-        return "llama"  # what LLaVA was before it had other language models
+        return "llama"  # the first LLaVA had no other language model
     raise ValueError(
         f"The original configuration says model_type {quoted(config.get('model_type'))} and architectures "
         f"{quoted(config.get('architectures'))}; the language models that can be converted are "
@@ -112,7 +112,7 @@ def check_supported(config: dict):
 
 
 def recipe_in(config: dict) -> Recipe:
-    """What an original configuration itself says about how it is used."""
+    """The facts of a recipe in an original configuration."""
     facts = {}
     for key, (fact, values) in RECIPE_KEYS.items():
         value = config.get(key)
@@ -126,7 +126,7 @@ def recipe_in(config: dict) -> Recipe:
 
 
 def default_recipe(config: dict) -> Recipe:
-    """What is usual for the language model of an original configuration."""
+    """The usual recipe for the language model of an original configuration."""
     kind = language_model_type(config)
     facts = {"context_length": config["max_position_embeddings"]}
     if kind == "llama" and "vicuna" in config.get("_name_or_path", "").lower():
@@ -138,10 +138,10 @@ def grid_pinpoints(config: dict, tile_side: int) -> list[list[int]] | None:
     """`image_grid_pinpoints` of an original configuration as [height, width] pairs in pixels, in its order; None where
     it has none, because its images are not tiled.
 
-    The original writes [width, height], and of two equally good sizes takes the first.
+    The original writes [width, height], and takes the first of two equally good sizes.
 
     Raises:
-        ValueError: they are written in another way, or are more than anyone can mean.
+        ValueError: they are written in another way, or are too many.
 
     >>> grid_pinpoints({"image_grid_pinpoints": "[(336, 672), (672, 336)]"}, 336)
     [[672, 336], [336, 672]]
@@ -153,7 +153,7 @@ def grid_pinpoints(config: dict, tile_side: int) -> list[list[int]] | None:
         return None
     try:
         if len(written) > (MAX_GRID_PINPOINTS * 64 if isinstance(written, str) else MAX_GRID_PINPOINTS):
-            raise ValueError  # before they are walked
+            raise ValueError  # before they are parsed
         if ends := re.fullmatch(r"\((\d\d?)x(\d\d?)\),.*\((\d\d?)x(\d\d?)\)", str(written)[:100]):
             first_columns, first_rows, last_columns, last_rows = map(int, ends.groups())
             pinpoints = [
@@ -172,7 +172,7 @@ def grid_pinpoints(config: dict, tile_side: int) -> list[list[int]] | None:
 
 
 def text_config(config: dict, rope_factor: float) -> dict:
-    """`text_config` of ours for an original configuration."""
+    """Our `text_config` for an original configuration."""
     kind = language_model_type(config)
     rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10000.0)}
     scaling = config.get("rope_scaling") or {}
@@ -185,15 +185,15 @@ def text_config(config: dict, rope_factor: float) -> dict:
 
 
 def slow_frame_stride(config: dict) -> int | None:
-    """`slow_frame_stride` of ours for an original configuration; None where its videos are not slow-fast."""
+    """Our `slow_frame_stride` for an original configuration; None where its videos are not slow-fast."""
     return config["faster_token_stride"] if config.get("add_faster_video") else None
 
 
 def our_config(config: dict, recipe: Recipe, rope_factor: float, vision_config: dict) -> dict:
-    """The configuration of ours for an original one; token ids and vocabulary are left to the tokenizer.
+    """Our configuration for an original one, without token ids and size of the vocabulary, which the tokenizer decides.
 
     Raises:
-        ValueError: the original configuration asks for something that we do not have.
+        ValueError: the original configuration asks for something that our model does not have.
     """
     check_supported(config)
     is_siglip = vision_config["model_type"] == "siglip_vision_model"
@@ -220,7 +220,7 @@ def original_config(config, vision_tower: str, base: dict) -> dict:
     Args:
         config: a `LlavaNextVideoConfig`.
         vision_tower: value of `mm_vision_tower`.
-        base: the configuration that the checkpoint was once converted from, or an empty one; its other keys are kept.
+        base: the configuration that the checkpoint was converted from, or an empty one; its other keys are kept.
     """
     text = config.text_config
     known = {key: getattr(text, key) for key in TEXT_KEYS if hasattr(text, key)}

@@ -1,14 +1,14 @@
-"""The `model_type`s of the original code, as `AutoConfig` knows them once the package is imported.
+"""The `model_type`s of the original code, which `AutoConfig` knows when the package is imported.
 
-A plain `model_type: llava` is not among them: transformers' own `Llava` keeps it, and only our own classes recognise
-such originals. What translates a configuration is imported when one is loaded.
+A plain `model_type: llava` is not among them: it stays with transformers' own `Llava`, and only our own classes
+recognise such originals. The code that translates a configuration is imported when one is loaded.
 """
 
 from transformers import PreTrainedConfig
 
 
 class OriginalConfig(PreTrainedConfig):
-    """What `AutoConfig` finds for a model type of the original code; it makes a `LlavaNextVideoConfig`."""
+    """What `AutoConfig` finds for a `model_type` of the original code. It makes a `LlavaNextVideoConfig`."""
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):

@@ -1,7 +1,7 @@
 """What a conversion will do, before it does anything: every file, every renaming, the recipe, the sizes.
 
-The same plan is carried out by `convert`, which streams it to files, and by direct loading, which hands its tensors to
-`from_pretrained`; so both give the same model.
+`convert` streams the plan to files, and direct loading passes its tensors to `from_pretrained`, so both give the same
+model.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Plan(Settings):
 
     Args:
         source: what the user named.
-        tensors: of the result, in the order in which the source is best read.
-        dropped: names of the source that are left out, and why.
+        tensors: of the result, in the order of the source's files.
+        dropped: names in the source that are left out, and why.
     """
 
     source: str
@@ -47,7 +47,7 @@ def plan_conversion(
 
     Args:
         source: folder or Hub id of the original checkpoint.
-        recipe: facts that count more than what is known or usual.
+        recipe: facts that replace what is known or usual.
         vision_tower: folder or Hub id of the vision tower, instead of the one that the checkpoint names.
         dtype: of every floating-point tensor of the result; as stored when not given.
         download: `revision`, `cache_dir`, `token` and the like, for a source on the Hub.

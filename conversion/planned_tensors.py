@@ -1,5 +1,5 @@
-"""The tensors of a conversion's result, and where the values of each come from. Only names, dtypes and shapes are read
-to find out, and the values of weights that are stored under two names.
+"""The tensors of a conversion's result, and the source of each. Planning reads names, dtypes and shapes; values only of
+weights that are stored under two names.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ TOWER_PREFIX = "model.vision_tower."
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the result: where its values come from, and its dtype and shape afterwards."""
+    """A tensor of the result: its source, and its own dtype and shape."""
 
     name: str
     source: StoredTensor
@@ -56,23 +56,23 @@ class PlannedTensor:
             yield mean.repeat(wanted // len(mean))
 
     def get_shape(self) -> list[int]:
-        """What transformers asks before it reads this process's part."""
+        """Called by transformers before it reads this process's part."""
         return list(self.shape)
 
     def __getitem__(self, index) -> torch.Tensor:
-        """Read the tensor, as transformers does with the tensors that it loads."""
+        """Read the tensor; called by transformers when it loads weights."""
         return torch.cat(list(self.pieces())).view(self.shape)[index]
 
 
 def plan_tensor(name: str, source: StoredTensor, dtype: torch.dtype | None, shape: tuple[int, ...]) -> PlannedTensor:
-    """Plan a tensor; only floating-point ones get another `dtype` than their source's."""
+    """Plan a tensor; only floating-point ones get the `dtype`."""
     return PlannedTensor(name, source, dtype if dtype and source.dtype.is_floating_point else source.dtype, shape)
 
 
 def rename_all(
     stored: dict[str, StoredTensor], config: LlavaNextVideoConfig
 ) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """Give every tensor of an original checkpoint its new name, or leave it out with a reason."""
+    """Give the tensors of an original checkpoint their new names, or leave them out with a reason."""
     unused = {}
     if config.slow_frame_stride is None:
         unused["model.faster_token"] = "the checkpoint's videos are not slow-fast"
@@ -97,7 +97,7 @@ def rename_used(
     """Give tensors their new names by the tables of `rename`, or leave them out with a reason.
 
     Args:
-        unused: beginnings of new names that the result does not have, and why.
+        unused: beginnings of new names that are not in the result, and why.
 
     Returns:
         The tensors by their new names, and the names of those that were left out with the reasons.
@@ -127,10 +127,10 @@ def check_equal(first: StoredTensor, second: StoredTensor):
 
 
 def expected_shapes(config: LlavaNextVideoConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of our model's weights; nothing is allocated.
+    """Names and shapes of our model's weights, without allocating them.
 
     Raises:
-        ValueError: there can be no such weights.
+        ValueError: such weights cannot exist.
     """
     with torch.device("meta"):
         model = LlavaNextVideoForConditionalGeneration(config)
@@ -148,7 +148,7 @@ def match_shapes(
     Raises:
         CheckpointError: one is missing, left over, or does not fit.
     """
-    # Before layers are built, which takes memory even without their weights.
+    # Before layers are built, which takes memory even without weights.
     for part in (config.text_config, config.vision_config):
         if part.num_hidden_layers > len(sources):
             raise CheckpointError(
@@ -166,7 +166,7 @@ def match_shapes(
         )
     for name, shape in shapes.items():
         stored = sources[name].shape
-        # Tokens that the tokenizer has and the embeddings have not get rows; never as many as there are already.
+        # The embeddings get rows for tokens that only the tokenizer has, but never twice as many as before.
         grows = name in VOCABULARY and stored[1:] == shape[1:] and stored[0] <= shape[0] < 2 * stored[0]
         if stored != shape and not grows:
             raise CheckpointError(

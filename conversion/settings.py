@@ -19,9 +19,9 @@ from llava_next_video.conversion.tokenizer import (
     read_template,
 )
 from llava_next_video.conversion.vision_towers import VisionTower, find_vision_tower, tower_of_checkpoint
-from llava_next_video.hub.checkpoint_folders import local_folder
+from llava_next_video.hub.checkpoint_folders import local_folder, read_config
 from llava_next_video.hub.recipes import FROM_DEFAULTS, VIDEO_FACTS, Recipe, find_released, resolve
-from llava_next_video.modeling.checkpoint_settings import CheckpointError, read_json, reading_settings
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
 from llava_next_video.modeling.error_texts import quoted
 from llava_next_video.modeling.visual_grid import rope_factor_for
@@ -36,7 +36,7 @@ class Settings:
         folder: where the original lies on this machine.
         config, processor, generation_config: of the result.
         tower: the original's vision tower.
-        recipe, origins: how the result is used, and where each fact was taken from.
+        recipe, origins: how the result is used, and the source of each fact.
     """
 
     folder: Path
@@ -54,10 +54,7 @@ def read_original_config(folder: Path) -> dict:
     Raises:
         CheckpointError: there is none, or it is not one of the original code's.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
-    config = read_json(path)
+    config = read_config(folder)
     if not is_original(config):
         raise CheckpointError(
             f"{folder} is not a checkpoint of the original code: its config.json has model_type "
@@ -68,8 +65,8 @@ def read_original_config(folder: Path) -> dict:
 
 
 def choose_recipe(source: str, config: dict, recipe: Recipe | None) -> tuple[Recipe, dict[str, str]]:
-    """Fill in a recipe: what the user says, then what is known of the checkpoint's name, then its configuration, then
-    what is usual for its language model."""
+    """Complete a recipe: facts from the user come first, then those of a released checkpoint of this name, then those
+    in the configuration, then what is usual for the language model."""
     released = [name for name in (source, config.get("_name_or_path", "")) if find_released(name)][:1]
     return resolve(
         [

@@ -1,4 +1,4 @@
-"""Planning the way back, from ours to the original's format: names, configuration, and the vocabulary as it was."""
+"""Planning a conversion from our format back to the original's: names, configuration, and the original vocabulary."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from llava_next_video.conversion.planned_tensors import PlannedTensor, plan_tens
 from llava_next_video.conversion.tokenizer import TOKENIZER_FILES
 from llava_next_video.conversion.vision_towers import KNOWN
 from llava_next_video.conversion.weight_names import OURS_TO_ORIGINAL, rename
-from llava_next_video.hub.checkpoint_folders import folder_with_weights, local_folder
+from llava_next_video.hub.checkpoint_folders import ORIGINAL_FOLDER, folder_with_weights, local_folder, read_config
 from llava_next_video.hub.stored_tensors import convertible_tensors
 from llava_next_video.modeling.checkpoint_settings import CheckpointError, read_json, reading_settings
 from llava_next_video.modeling.configuration_llava_next_video import LlavaNextVideoConfig
@@ -35,9 +35,9 @@ def plan_conversion_to_original(
 ) -> PlanToOriginal:
     """Plan the conversion of one of our checkpoints to the original's format.
 
-    A checkpoint that was converted from an original one brings that one's configuration and tokenizer along, in its
-    folder `original`: keys that we do not have come from there, and rows that were added to its vocabulary are left
-    out, so that there and back gives the same files again. Another checkpoint keeps its whole vocabulary.
+    A checkpoint that was converted from an original one has that one's configuration and tokenizer in its folder
+    `original`. Keys that we do not have come from there, and rows that were added to the vocabulary are left out. So
+    converting there and back gives the same files. Other checkpoints keep their whole vocabulary.
 
     Args:
         source: folder or Hub id of our checkpoint.
@@ -47,10 +47,8 @@ def plan_conversion_to_original(
     Raises:
         CheckpointError: the source is not one of our checkpoints, or its files are damaged, or its tower has no name.
     """
-    folder = local_folder(source, [*TOKENIZER_FILES, "original/*"])
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
-    settings = read_json(folder / "config.json")
+    folder = local_folder(source, [*TOKENIZER_FILES, f"{ORIGINAL_FOLDER}/*"])
+    settings = read_config(folder)
     if is_original(settings) or settings.get("model_type") != LlavaNextVideoConfig.model_type:
         raise CheckpointError(
             f"{folder} has model_type {quoted(settings.get('model_type'))}; only a llava_next_video checkpoint can be "
@@ -71,10 +69,10 @@ def plan_conversion_to_original(
 def original_settings(
     folder: Path, config: LlavaNextVideoConfig, vision_tower: str | None, dtype: torch.dtype | None
 ) -> dict:
-    """The original's configuration, made from the one that the folder `original` kept where there is one."""
+    """The original's configuration, based on the one in the folder `original` if there is one."""
     if dtype is not None:
         config.dtype = dtype
-    kept = folder / "original" / "config.json"
+    kept = folder / ORIGINAL_FOLDER / "config.json"
     base = read_json(kept) if kept.is_file() else {}
     tower = vision_tower or base.get("mm_vision_tower") or known_tower(config)
     return original_config(config, tower, base)

@@ -27,7 +27,7 @@ TOKENIZER_FILES = [
 
 
 def template_name(name: str) -> str:
-    """The file of a conversation template, under whichever of its names.
+    """The file name of a conversation template, which may have several names.
 
     Raises:
         ValueError: there is no such template.
@@ -53,7 +53,7 @@ def prepare_tokenizer(folder: Path, chat_template: str, max_length: int, video_f
         chat_template: name of the conversation template, whose stop string becomes the end-of-sequence token where
             the vocabulary has it.
         max_length: tokens that the checkpoint's prompts may have.
-        video_first: whether `<video>` or `<image>` gets the lower id, where neither is in the vocabulary yet.
+        video_first: whether `<video>` gets a lower id than `<image>`, if neither is in the vocabulary yet.
 
     Raises:
         OSError, ValueError: there is no tokenizer in the folder.
@@ -74,12 +74,12 @@ def prepare_tokenizer(folder: Path, chat_template: str, max_length: int, video_f
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     tokenizer.model_max_length = max_length
-    tokenizer.padding_side = "left"  # generation needs it; the original turns it round per call
+    tokenizer.padding_side = "left"  # for generation; the original changes it in each call
     tokenizer.chat_template = None  # it belongs to the processor
     return tokenizer
 
 
 def begins_words_with_space(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer puts a space in front of a text, but not after a placeholder: the original has one after
-    every visual then, because it tokenizes the text between visuals piece by piece."""
+    """Whether a tokenizer puts a space in front of a text, but not after a placeholder. The original then has a space
+    after every visual, because it tokenizes the pieces of text between visuals one by one."""
     return tokenizer.tokenize("a")[0].startswith("▁") and tokenizer.tokenize(f"{IMAGE_TOKEN}a")[-1] == "a"

@@ -1,4 +1,4 @@
-"""Vision towers: configuration and preprocessing, which original checkpoints leave to the tower's own repository.
+"""Vision towers: configuration and preprocessing, which are not in original checkpoints but in the tower's repository.
 
 Sources: config.json and preprocessor_config.json of the repositories; in LLaVA-NeXT, clip_encoder.py and
 siglip_encoder.py in llava/model/multimodal_encoder/.

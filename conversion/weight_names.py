@@ -1,7 +1,7 @@
 """Names of weights: the original code's on the left, ours on the right.
 
-Read the tables as a document. A pattern has to match a whole name, and every name has to meet exactly one of them;
-`rename` stops otherwise, so nothing is dropped or left random by accident. The order of the rules does not matter.
+Read the tables as a document. A pattern matches a whole name, and every name has to match exactly one pattern, or
+`rename` raises an error: so nothing is dropped or left random by accident. The order of the rules does not matter.
 
 Sources, in LLaVA-NeXT: `LlavaMetaModel` in llava/model/llava_arch.py, `build_vision_projector` in
 llava/model/multimodal_projector/builder.py, `SpatialPool` in llava/model/multimodal_resampler/spatial_pool.py (branch
@@ -57,8 +57,8 @@ TOWER_DROPPED = {
     r"vision_model\.head\..+": "SigLIP's pooling head, which LLaVA does not use",
 }
 
-# Our names -> the original's, the inverse of RENAMED. What stands in (?:...)? is how models that were built, and not
-# loaded, are saved: with the names of transformers 4.
+# Our names -> the original's, the inverse of RENAMED. The parts in (?:...)? are for models that were built and not
+# loaded: they are saved with the names of transformers 4.
 OURS_TO_ORIGINAL = {
     rf"(?:model\.)?language_model\.(?:model\.)?layers\.{LAYER}": r"model.layers.\1",
     r"(?:model\.)?language_model\.(?:model\.)?(embed_tokens|norm)\.weight": r"model.\1.weight",

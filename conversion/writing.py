@@ -14,7 +14,7 @@ from llava_next_video.hub.stored_tensors import DTYPE_NAMES, list_safetensors
 
 
 def split_into_shards(tensors: Sequence[PlannedTensor], max_shard_bytes: int) -> dict[str, list[PlannedTensor]]:
-    """File names and their tensors, in order; no file is larger than asked unless one tensor is.
+    """File names and their tensors, in order; no file is larger than `max_shard_bytes` unless one tensor is.
 
     Names are those of transformers: model.safetensors, or model-00001-of-00002.safetensors and so on.
     """
@@ -56,7 +56,7 @@ def write_tensors(folder: Path, shards: dict[str, list[PlannedTensor]], show: bo
 
 
 def safetensors_header(shard: list[PlannedTensor]) -> bytes:
-    """The beginning of a safetensors file: length of the header, and names, dtypes, shapes and positions."""
+    """The beginning of a safetensors file: length of the header, then names, dtypes, shapes and positions."""
     header, position = {"__metadata__": {"format": "pt"}}, 0
     for tensor in shard:
         end = position + tensor.num_bytes

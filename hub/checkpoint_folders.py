@@ -1,7 +1,7 @@
-"""Folders of checkpoints: fetched from the Hub where they are not on this machine, and checked before they are used.
+"""Folders of checkpoints: fetched from the Hub if they are not on this machine, and checked before they are used.
 
-They come from strangers. A folder that holds links to files outside of it is refused, except for the Hub's cache, which
-consists of links to its own `blobs`, and its settings have to be JSON.
+They come from strangers. Folders with links to files outside of them are refused, except for the Hub's cache, which
+consists of links to its own `blobs`. Settings have to be JSON.
 """
 
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from llava_next_video.modeling.checkpoint_settings import UntrustedCheckpoint, read_json
+from llava_next_video.modeling.checkpoint_settings import CheckpointError, UntrustedCheckpoint, read_json
 from llava_next_video.modeling.error_texts import first_line
 
 
-# Formats of weights, the better one first, and the file that a checkpoint in one piece has.
+# Formats of weights, the preferred one first, and the file of a checkpoint in one piece.
 WHOLE_FILES = {"*.safetensors": "model.safetensors", "*.bin": "pytorch_model.bin"}
 # Files of settings that Python reads; `tokenizer.json` and vocabularies are not among them.
 SETTINGS_FILES = (
@@ -29,14 +29,15 @@ SETTINGS_FILES = (
     "video_preprocessor_config.json",
 )
 SETTINGS_PATTERNS = ("*.json", "*.jinja", "*.model", "*.txt")  # these, vocabularies and chat templates
-INNER_FOLDERS = ("original", "additional_chat_templates")  # in a checkpoint's folder, whose files are read too
+ORIGINAL_FOLDER = "original"  # in a converted checkpoint: the original's configuration and tokenizer
+INNER_FOLDERS = (ORIGINAL_FOLDER, "additional_chat_templates")  # whose files are read too
 
 
 def local_folder(source: str | Path, patterns: Sequence[str], subfolder: str = "", **download) -> Path:
-    """A folder, or the local copy of a Hub repository with its files that match `patterns`; its files are checked.
+    """Check a folder, or fetch and check the files of a Hub repository that match `patterns`; returns the folder.
 
     Args:
-        subfolder: where in the folder or repository the checkpoint lies.
+        subfolder: the checkpoint's place in the folder or repository.
         download: `revision`, `cache_dir`, `token` and the like, as for `huggingface_hub.snapshot_download`.
 
     Raises:
@@ -59,7 +60,7 @@ def local_folder(source: str | Path, patterns: Sequence[str], subfolder: str = "
 
 
 def folder_with_weights(source: str | Path, **download) -> Path:
-    """As `local_folder`, for the files of weights; of a repository with both formats only safetensors are fetched."""
+    """As `local_folder`, for the files of weights; from a repository with both formats only safetensors are fetched."""
     for pattern in WHOLE_FILES:
         folder = local_folder(source, [pattern, f"{pattern}.index.json"], **download)
         if any(folder.glob(pattern)):
@@ -67,8 +68,19 @@ def folder_with_weights(source: str | Path, **download) -> Path:
     return folder
 
 
+def read_config(folder: Path) -> dict:
+    """The names and values in a checkpoint's config.json.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json.")
+    return read_json(folder / "config.json")
+
+
 def check_entries(folder: Path):
-    """Check that what lies in a checkpoint's folder is its own, and that its settings are JSON.
+    """Check that a checkpoint's folder holds only files of its own, and that its settings are JSON.
 
     Raises:
         UntrustedCheckpoint: something is a link to outside the folder, or neither file nor folder (a pipe, a device).

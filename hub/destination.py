@@ -4,12 +4,12 @@ Everything goes into a work folder first: `.NAME.incomplete` beside a destinatio
 inside an empty folder that does (a mounted volume, a link, "."), so that it is on the disk where it will stay. Making
 the work folder is also the claim to the destination: of two runs one gets it, and the other stops before it writes.
 
-    WORK/owner    which machine made it; whoever makes this file has the claim
+    WORK/owner    the machine that made it; the run that creates this file has the claim
     WORK/files/   the checkpoint, as it will be
     WORK/moving   made before files are moved into a folder that was there before
 
-While a run lives, it holds a lock on its work folder. A run that was killed leaves the folder, which does not load; the
-next run on that machine gets the lock, which shows that nobody writes there any more, and uses the folder again.
+A run holds a lock on its work folder until it ends. A run that was killed leaves the folder, which does not load. The
+next run on that machine gets the lock, so it knows that nobody writes there any more, and uses the folder again.
 """
 
 import errno
@@ -31,9 +31,9 @@ except ModuleNotFoundError:  # Windows
 WORK, OWNER, FILES, MOVING = ".incomplete", "owner", "files", "moving"
 IGNORED_ENTRIES = (WORK, "lost+found")  # what an empty folder may hold: our own, and what ext4 puts into every volume
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")  # of a running Linux kernel, the same in all its containers
-# What is moved last into a folder that was there before, in this order: without them it does not load.
+# Moved last into a folder that was there before, in this order: without them it does not load.
 MOVED_LAST = ("processor_config.json", "*.safetensors", "*.index.json", "config.json")
-# Room on the disk for tokenizer and configurations.
+# Space on the disk for tokenizer and configurations.
 OTHER_FILES_BYTES = 64 * 2**20
 
 
@@ -42,7 +42,7 @@ class WritingError(OSError):
 
 
 def readable_size(num_bytes: int) -> str:
-    """A number of bytes as people read it.
+    """A number of bytes, for people.
 
     >>> readable_size(65_530_000_000), readable_size(740_000), readable_size(2_090)
     ('65.53 GB', '0.74 MB', '2.1 kB')
@@ -53,8 +53,7 @@ def readable_size(num_bytes: int) -> str:
 
 
 def check_destination(destination: str | Path, num_bytes: int) -> Path:
-    """Raise a WritingError if something is in the way, or the disk where the result will be is too small; returns where
-    the path leads."""
+    """The destination's real path; raises a WritingError if something is in the way, or its disk is too small."""
     if fcntl is None:
         raise WritingError(
             f"{destination} cannot be written on this system: checkpoints are converted and exported on Linux and "
@@ -122,7 +121,7 @@ def appearing_at_once(destination: Path) -> Iterator[Path]:
 
 @contextmanager
 def claimed_work_folder(work: Path, destination: Path) -> Iterator[None]:
-    """Keep a work folder for this run until the block ends, and remove it then, unless it fails while moving files.
+    """Keep a work folder for this run until the block ends, and remove it then, unless moving files was interrupted.
 
     Raises:
         WritingError: another run has it, or may have it.
@@ -144,7 +143,7 @@ def claimed_work_folder(work: Path, destination: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_work_folder(work: Path, destination: Path) -> Iterator[bool]:
-    """Make a work folder where there is none, and hold a lock on it; False where its disk knows no locks.
+    """Make a work folder if there is none, and hold a lock on it; False if its disk has no locks.
 
     Raises:
         WritingError: another run holds the lock, or it is not a folder.
@@ -155,7 +154,7 @@ def locked_work_folder(work: Path, destination: Path) -> Iterator[bool]:
         try:
             folder = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
-            continue  # whoever had it has just removed it
+            continue  # its run has just removed it
         except NotADirectoryError as error:
             raise WritingError(f"{work} is not a folder, and in the way of {destination}. Delete it.") from error
         try:
@@ -168,7 +167,7 @@ def locked_work_folder(work: Path, destination: Path) -> Iterator[bool]:
 
 
 def lock(folder: int, destination: Path) -> bool:
-    """Lock an open folder; False where its disk knows no locks.
+    """Lock an open folder; False if its disk has no locks.
 
     Raises:
         WritingError: another run holds the lock.
@@ -185,7 +184,7 @@ def lock(folder: int, destination: Path) -> bool:
 
 
 def is_same(folder: int, path: Path) -> bool:
-    """Whether a path still leads to a folder that was opened."""
+    """Whether a path still leads to the folder that was opened."""
     try:
         return os.path.samestat(os.fstat(folder), path.lstat())
     except FileNotFoundError:
@@ -225,7 +224,7 @@ def rename_to_destination(files: Path, destination: Path):
 
 
 def move_to_destination(files: Path, moving: Path, destination: Path):
-    """Move files into a folder that was there before; last come those without which it does not load.
+    """Move files into a folder that was there before; the files without which it does not load come last.
 
     Raises:
         WritingError: something has appeared there since.

@@ -1,9 +1,9 @@
 """Export: a checkpoint together with the code that loads it, for people who have only transformers.
 
-`model.save_pretrained` writes weights and settings, and whoever loads them needs this package. An export also holds
-the package's own files, flat beside the weights, and entries in `config.json` and `processor_config.json` that lead
-the Auto classes and `pipeline` to them when they are called with `trust_remote_code=True`. In a process that has
-imported this package its own classes are used all the same, whatever is trusted.
+Weights and settings that `model.save_pretrained` writes need this package to load them. An export also holds the
+package's own files, flat beside the weights, and entries in `config.json` and `processor_config.json` that lead the
+Auto classes and `pipeline` to them when they are called with `trust_remote_code=True`. A process that has imported this
+package uses its classes, even with `trust_remote_code=True`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
-from llava_next_video.hub.checkpoint_folders import SETTINGS_PATTERNS, folder_with_weights, local_folder
+from llava_next_video.hub.checkpoint_folders import SETTINGS_PATTERNS, folder_with_weights, local_folder, read_config
 from llava_next_video.hub.destination import appearing_at_once, check_destination, readable_size
 from llava_next_video.hub.model_card import model_card
 from llava_next_video.hub.model_card_facts import CardFacts, facts_of, with_facts, write_facts
@@ -36,13 +36,13 @@ MAX_SHARD_SIZE = "5GB"  # of the weights of a loaded model; those of a folder ar
 
 @dataclass(frozen=True)
 class Export:
-    """What an export wrote, or would write.
+    """The result of an export, or of a dry run.
 
     Args:
         destination: the folder.
         files: names of the files in it, and their sizes in bytes.
-        url: where it was uploaded to.
-        is_written: whether it was written; in a dry run it was not.
+        url: of the repository that it was uploaded to.
+        is_written: False after a dry run.
     """
 
     destination: Path
@@ -80,16 +80,16 @@ def export_for_hub(
             or a loaded model, together with its `processor`.
         destination: a folder that does not exist yet, or is empty.
         processor: goes into the export; by default the one of the folder.
-        push_to_hub: Hub repository to upload to, in one commit; it is made where it does not exist. The access token
-            is the one that huggingface_hub finds.
+        push_to_hub: Hub repository to upload to, in one commit; it is created if it does not exist. The access token is
+            the one that huggingface_hub finds.
         private: whether that repository has to be private.
-        license, language, base_model: of the weights, for the model card, as the Hub writes them; not guessed where
-            unknown. They stand above what the source's `model_card.json` says.
-        limits: for the model card, what the checkpoint cannot do, a sentence each; likewise.
-        dry_run: write and upload nothing, only say what would be.
+        license, language, base_model: of the weights, for the model card, in the Hub's spelling; never guessed. They
+            replace those in the source's `model_card.json`, and so do `limits`.
+        limits: for the model card, sentences about what the checkpoint cannot do.
+        dry_run: write and upload nothing.
 
     Returns:
-        The files and their sizes. In a dry run the weights of a loaded model are one file, without its header.
+        The files and their sizes. A dry run counts the weights of a loaded model as one file, without its header.
 
     Raises:
         ValueError: a model comes without processor, or is not one of ours; `private` without a repository, or with a
@@ -146,11 +146,7 @@ def export_for_hub(
 
 def checked_checkpoint(source: str | Path) -> tuple[Path, list[Path]]:
     """The folder of a checkpoint, fetched if it is on the Hub, and its files of weights."""
-    folder = local_folder(source, SETTINGS_PATTERNS)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{source} cannot be exported: it has no config.json.")
-    model_type = read_json(path).get("model_type")
+    model_type = read_config(local_folder(source, SETTINGS_PATTERNS)).get("model_type")
     if model_type != LlavaNextVideoConfig.model_type:
         raise CheckpointError(
             f"{source} cannot be exported: its config.json has model_type {quoted(model_type)} instead of "
@@ -164,12 +160,16 @@ def checked_checkpoint(source: str | Path) -> tuple[Path, list[Path]]:
             f"{source} cannot be exported as it is: its weights are in {files[0].name}, which people who do not trust "
             "you should not load. Load the model and pass it with its processor: it is written as safetensors."
         )
-    # One file with another name than `WEIGHTS` is found through the index only.
+    # A file with another name than `WEIGHTS` is found only through the index.
     return folder, files if files == [folder / WEIGHTS] else [*files, folder / INDEX]
 
 
 def checked_model(model: PreTrainedModel, processor: LlavaNextVideoProcessor | None) -> PreTrainedModel:
-    """The model, if it is one that can be exported."""
+    """The model.
+
+    Raises:
+        ValueError: it cannot be exported, or has no processor.
+    """
     name = type(model).__name__
     if name != MODEL.rpartition(".")[2]:
         raise ValueError(
@@ -185,14 +185,14 @@ def checked_model(model: PreTrainedModel, processor: LlavaNextVideoProcessor | N
 
 
 def forget_this_machine(tokenizer_config: Path):
-    """Drop from a tokenizer's settings how it was loaded here, which transformers notes among them."""
+    """Remove from a tokenizer's settings how it was loaded here, which transformers stores with them."""
     if tokenizer_config.is_file():
         settings = {name: value for name, value in read_json(tokenizer_config).items() if name not in OF_THIS_MACHINE}
         tokenizer_config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def copy_files(files: list[Path], folder: Path):
-    """Copy files, with a progress bar of bytes where someone sees it."""
+    """Copy files, with a progress bar of bytes on a terminal."""
     total = sum(file.stat().st_size for file in files)
     with tqdm(total=total, unit="B", unit_scale=True, desc="Copying", disable=not sys.stderr.isatty()) as bar:
         for file in files:

@@ -1,8 +1,8 @@
 """The model card of a checkpoint, README.md of its Hub repository, made from the checkpoint's files.
 
 Every number in a card is read from those files or computed from them, and so is whether the built-in can read the
-checkpoint. What weights and settings do not show is said in `model_card.json` (`model_card_facts.py`). The text around
-the numbers, its tables and the snippets are `model_card.md.jinja`.
+checkpoint. What weights and settings do not show comes from `model_card.json` (`model_card_facts.py`). The text around
+the numbers, the tables and the snippets are in `model_card.md.jinja`.
 """
 
 import re
@@ -21,9 +21,9 @@ from llava_next_video.processing import CHAT_TEMPLATES, LlavaNextVideoProcessor
 
 
 DISTRIBUTION = "llava-next-video"
-PLACEHOLDER_PATH = "path/to/this/folder"  # what snippets load where the checkpoint has no name yet
+PLACEHOLDER_PATH = "path/to/this/folder"  # in snippets, while the checkpoint has no name
 
-# What the authors measured, for the checkpoints of which they say it.
+# The authors' measurements, for the checkpoints that have some.
 PUBLISHED_FIGURES = {
     "LLaVA-NeXT-Video-32B-Qwen": {
         "source": "https://github.com/LLaVA-VL/LLaVA-NeXT/blob/main/docs/LLaVA-NeXT-Video_0716.md",
@@ -55,13 +55,13 @@ def model_card(folder: str | Path, repository: str | None = None, facts: CardFac
 
     Args:
         folder: holds config.json, the processor's settings with a chat template, and the tokenizer.
-        repository: Hub id or path that the snippets load. A repository called after a released checkpoint gets that
-            one's base models and, if it has its recipe too, the published figures.
-        facts: what its files do not show; by default those in its `model_card.json`. The card says so where nobody
-            said the license; `base_model` takes the place of what is known of a released checkpoint.
+        repository: Hub id or path that the snippets load. A repository with the name of a released checkpoint gets its
+            base models and, with its recipe, the published figures.
+        facts: what its files do not show; by default those in its `model_card.json`. Without a license the card says
+            so; `base_model` replaces the base models of a released checkpoint.
 
     Raises:
-        ValueError: the processor has no chat template, a name is none, or the Hub would refuse the card.
+        ValueError: the processor has no chat template, a name is impossible, or the Hub would refuse the card.
         OSError: a file is missing.
     """
     facts = facts or facts_of(folder)
@@ -76,7 +76,7 @@ def model_card(folder: str | Path, repository: str | None = None, facts: CardFac
         )
     released = find_released(repository) if repository else None
     base_models = list(facts.base_model)
-    if not base_models and released is not None and "/" in released.language_model:  # else it is no Hub id
+    if not base_models and released is not None and "/" in released.language_model:  # a Hub id
         base_models = [released.language_model, released.vision_tower]
     header = ModelCardData(
         license=facts.license,
@@ -105,7 +105,7 @@ def model_card(folder: str | Path, repository: str | None = None, facts: CardFac
         config=config,
         processor=processor,
         beyond_built_in=[code(f"{name}={value!r}") for name, value in config.settings_beyond_built_in.items()],
-        # Of a frame, whatever the stride and however odd the grid; source: `__call__` in
+        # Of a frame, for any stride and grid; source: `__call__` in
         # transformers/models/llava_next_video/processing_llava_next_video.py.
         built_in_tokens=config.patches_per_side**2 // 4,
         tokens_per_frame=tokens_per_frame(config, processor),
@@ -124,7 +124,7 @@ def model_card(folder: str | Path, repository: str | None = None, facts: CardFac
 
 
 def check_name(name: str | None):
-    """Raise a ValueError if a name would be more than a name in Markdown, YAML or a snippet."""
+    """Raise a ValueError if a name has characters that mean something in Markdown, YAML or a snippet."""
     if name is not None and (not name.isprintable() or set(name) & set('"`\\<>[]{}|#')):
         raise ValueError(
             f"The model card cannot name {name!r}; names of repositories and licenses are one line without quotes, "
@@ -133,13 +133,13 @@ def check_name(name: str | None):
 
 
 def fenced(text: str, language: str = "text") -> str:
-    """A block of code that its own text cannot end: the fence is longer than any run of backticks in it."""
+    """A block of code whose fence is longer than any run of backticks in it, so that its text cannot end it."""
     fence = "`" * max(3, 1 + longest_run(text))
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def code(text: str) -> str:
-    """Code in a line, which its own text cannot end; also in a cell of a table."""
+    """Code in a line or in a cell of a table, which its text cannot end."""
     text = " ".join(str(text).split()).replace("|", "\\|")
     quotes = "`" * (1 + longest_run(text))
     space = " " if "`" in text else ""
@@ -154,7 +154,7 @@ def longest_run(text: str) -> int:
 def published_figures(
     released: Released | None, config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor
 ) -> dict | None:
-    """Figures of a released checkpoint, unless the files say that it is used in another way than it was measured."""
+    """Figures of a released checkpoint, if the files have the recipe that it was measured with."""
     for checkpoint, figures in PUBLISHED_FIGURES.items():
         if released is RELEASED[checkpoint] and matches_recipe(released.recipe, config, processor):
             return {"checkpoint": checkpoint, **figures}
@@ -162,20 +162,20 @@ def published_figures(
 
 
 def matches_recipe(recipe: Recipe, config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> bool:
-    """Whether a checkpoint pools, lays out and samples videos as a recipe says, in what the recipe says."""
+    """Whether a checkpoint has the facts of a recipe about pooling, layout and sampling; `None` matches everything."""
     facts = {fact: getattr(config, fact) for fact in MODEL_FACTS}
     facts |= {fact: getattr(processor.video_processor, fact) for fact in VIDEO_FACTS}
     return all(getattr(recipe, fact) in (None, value) for fact, value in facts.items())
 
 
 def example_prompt(processor: LlavaNextVideoProcessor) -> str:
-    """What becomes of a video and a question."""
+    """The prompt that the chat template makes of a video and a question."""
     content = [{"type": "video"}, {"type": "text", "text": "What happens in the video?"}]
     return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
 
 
 def tokens_per_frame(config: LlavaNextVideoConfig, processor: LlavaNextVideoProcessor) -> int:
-    """How many tokens another frame adds to a video, newlines included (slow-fast videos: a fast frame)."""
+    """How many tokens one more frame adds to a video, newlines included; for slow-fast videos, a fast frame."""
     one, two = (processor.count_video_tokens(count, config.vision_config.image_size) for count in (1, 2))
     return two - one
 
@@ -203,7 +203,7 @@ def context(config: LlavaNextVideoConfig) -> str:
 
 
 def template_name(processor: LlavaNextVideoProcessor) -> str:
-    """What the original code calls the chat template, where it is one of the original's."""
+    """The original code's name of the chat template, if it is one of the original's."""
     for file in CHAT_TEMPLATES.glob("*.jinja"):
         if file.read_text() == processor.chat_template:
             return f"`{file.stem}` of the original code"

@@ -1,6 +1,6 @@
-"""Checks of a model card before it is written: what the Hub checks when one is uploaded, known here without it.
+"""Checks of a model card before it is written: the Hub's checks of an upload, without the Hub.
 
-`huggingface_hub.ModelCard.validate` asks the Hub. Sources of what it knows: for licenses
+`huggingface_hub.ModelCard.validate` asks the Hub. Sources: for licenses
 https://huggingface.co/docs/hub/repositories-licenses, for languages (ISO 639-1, -2 or -3, or a word for several) and
 base models (ids of the Hub) https://huggingface.co/docs/hub/model-cards.
 """
@@ -48,7 +48,7 @@ def check_card(card: str):
         is_code = language in LANGUAGES_OF_TWO_LETTERS.split() or re.fullmatch("[a-z]{3}", str(language))
         if not is_code and language not in WORDS_FOR_LANGUAGES:
             raise ValueError(
-                f"The model card has the language {language!r}, which is no code of ISO 639. Write two or three "
+                f"The model card has the language {language!r}, which is not a code of ISO 639. Write two or three "
                 "letters, as in 'en', or 'multilingual'."
             )
     for model in as_list(data.get("base_model")):
@@ -56,7 +56,7 @@ def check_card(card: str):
             validate_repo_id(model)
         except HFValidationError as error:
             raise ValueError(
-                f"The model card has the base model {model!r}, which is no id of the Hub: {error} Write it as "
+                f"The model card has the base model {model!r}, which is not an id of the Hub: {error} Write it as "
                 "owner/name."
             ) from error
     if (data.get("pipeline_tag"), data.get("library_name")) != (PIPELINE_TAG, LIBRARY):
@@ -78,7 +78,7 @@ def metadata_of(card: str) -> dict:
     try:
         data = yaml.safe_load(head[1]) if head else None
     except yaml.YAMLError as error:
-        raise ValueError(f"The model card has metadata that is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"The model card has metadata that is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ValueError("The model card has no metadata: it has to begin with names and values between lines of ---.")
     return data

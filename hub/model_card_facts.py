@@ -1,4 +1,4 @@
-"""What a checkpoint's files do not show and its model card says all the same: `model_card.json` beside the weights.
+"""Facts for a model card that the checkpoint's other files do not show: `model_card.json` beside the weights.
 
     {
       "title": "Moving coloured shapes",               where the card is not of a repository with a name
@@ -12,7 +12,7 @@
       "images": false                                  whether it was trained on pictures too
     }
 
-Every key may be left out. An export takes the file along, so that exporting it again gives the same card.
+Every key is optional. An export keeps the file, so that exporting it again gives the same card.
 """
 
 import json
@@ -26,14 +26,14 @@ from llava_next_video.modeling.error_texts import quoted
 
 FACTS_FILE = "model_card.json"
 MAX_CHARACTERS, MAX_ENTRIES = 500, 50  # of a text, and of a list
-# What means something in Markdown wherever it stands, and what does at the beginning of a line.
+# Characters with a meaning in Markdown, anywhere and at the beginning of a line.
 MARKS = re.compile(r"[\\`*_{}\[\]<>#|!~$&]")
 MARKS_AT_THE_START = re.compile(r"^([-+=:]|\d+(?=[.)]))")
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What is said of a checkpoint, as above."""
+    """The facts of a checkpoint, as above."""
 
     title: str | None = None
     license: str | None = None
@@ -48,24 +48,28 @@ class CardFacts:
 
     @property
     def said(self) -> dict:
-        """The facts that were said, as the file has them."""
+        """The facts that differ from the defaults, as the file stores them."""
         defaults = asdict(CardFacts())
         return {name: value for name, value in asdict(self).items() if value != defaults[name]}
 
 
 def facts_of(folder: str | Path) -> CardFacts:
-    """The facts in a checkpoint's folder; those of no file are said by nobody.
+    """The facts in a checkpoint's folder; the defaults if it has no such file.
 
     Raises:
         CheckpointError: the file is damaged.
-        ValueError: it says something else than these facts.
+        ValueError: it has an unknown key, or an impossible value.
     """
     path = Path(folder) / FACTS_FILE
     return with_facts(CardFacts(), read_json(path), str(path)) if path.is_file() else CardFacts()
 
 
 def with_facts(facts: CardFacts, said: dict, where: str) -> CardFacts:
-    """Facts, of which those are replaced that are said in `where`; `None` says nothing."""
+    """Facts with those in `said` replaced, except where these are `None`; errors call their source `where`.
+
+    Raises:
+        ValueError: one of them is unknown or impossible.
+    """
     kinds = {field.name: type(field.default) if field.default is not None else str for field in fields(CardFacts)}
     if unknown := sorted(said.keys() - kinds.keys()):
         raise ValueError(
@@ -77,7 +81,7 @@ def with_facts(facts: CardFacts, said: dict, where: str) -> CardFacts:
 
 
 def checked_fact(name: str, value, kind: type, where: str):
-    """A fact of its kind: yes or no, a text, or texts (of which one may stand alone).
+    """A fact, if it is of its kind: yes or no, a text, or texts, as a list or a single one.
 
     Raises:
         ValueError: it is something else, or too long.
@@ -100,14 +104,14 @@ def is_text(value) -> bool:
 
 
 def write_facts(folder: Path, facts: CardFacts):
-    """Put the facts beside weights, if any were said."""
+    """Write the facts into a checkpoint's folder, if there are any."""
     if facts.said:
         text = json.dumps(facts.said, indent=2, ensure_ascii=False) + "\n"
         (folder / FACTS_FILE).write_text(text, encoding="utf-8")
 
 
 def plain(text: str) -> str:
-    r"""A text that stays text in Markdown, whoever wrote it.
+    r"""A text with everything escaped that means something in Markdown.
 
     >>> print(plain("# <b>4</b> shapes"), plain("1. [x](y)"))
     \# \<b\>4\</b\> shapes 1\. \[x\](y)

@@ -1,6 +1,6 @@
-"""Tensors in pickled files (`.bin`), which hold nothing but tensors or are refused.
+"""Tensors in pickled files (`.bin`). Files that hold anything else are refused.
 
-A pickle may call any function when it is read. So before `torch.load` reads one (with `weights_only=True`), every name
+A pickle can call any function when it is read. So before `torch.load` reads one (with `weights_only=True`), every name
 in it is compared with the few that a dictionary of tensors needs.
 """
 
@@ -17,8 +17,8 @@ from llava_next_video.modeling.checkpoint_settings import MAX_INDEX_BYTES, Check
 from llava_next_video.modeling.error_texts import first_line
 
 
-# What the pickle of a dictionary of tensors names. `torch.load` lets more names through with `weights_only=True`; some
-# take any amount of memory, as `bytearray` does.
+# The names in the pickle of a dictionary of tensors. `torch.load` allows more with `weights_only=True`, and some of
+# those, such as `bytearray`, can take any amount of memory.
 NAMES_IN_PICKLES = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
     r"|torch (Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
@@ -27,7 +27,7 @@ NAMES_IN_PICKLES = re.compile(
 
 @lru_cache(maxsize=1)
 def load_pickle(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a `.bin` file, mapped from it; only the file asked for last is kept.
+    """The tensors of a `.bin` file, mapped from it; only the last file is kept.
 
     Raises:
         CheckpointError: the file is not what `torch.save` makes of a dictionary of tensors, or it is not complete.

@@ -1,9 +1,9 @@
 """Known released checkpoints: what each was made of, and how its authors run it.
 
-A configuration of the original code leaves half of this out (the conversation template, where videos are pooled, how
-frames are chosen), because its demo takes it from the command line; `Recipe` holds it, and a converted checkpoint
-carries it in its files. What is not known is `None` here and named in `unknown`; `resolve` fills it in from the
-checkpoint's own configuration, or else from what is usual for its language model.
+A configuration of the original code does not have all of this (the conversation template, where videos are pooled, how
+frames are chosen), because its demo takes it from the command line. `Recipe` has it, and a converted checkpoint stores
+it in its files. Unknown facts are `None` here and named in `unknown`; `resolve` takes them from the checkpoint's own
+configuration, or else from what is usual for its language model.
 
 Sources are given per fact: `demo` is playground/demo/video_demo.py, `docs/...` are files of LLaVA-NeXT, `#N` is an
 issue of it.
@@ -21,8 +21,8 @@ class Recipe:
         spatial_pool_mode, spatial_pool_stride, spatial_pool_position, video_newline_position: as in
             `LlavaNextVideoConfig`.
         num_frames, frame_sampling, time_instruction: as in `LlavaNextVideoVideoProcessor`.
-        rope_factor: linear stretch of the language model's positions; 1.0 is none, "auto" is what `num_frames` frames
-            need (`rope_factor_for`).
+        rope_factor: linear stretch of the language model's positions; 1.0 for none, "auto" for as much as `num_frames`
+            frames need (`rope_factor_for`).
         context_length: tokens the language model was trained on, before any stretch.
     """
 
@@ -49,11 +49,11 @@ class Released:
     """A released checkpoint.
 
     Args:
-        language_model, vision_tower: what it was initialised from.
+        language_model, vision_tower: that it was initialised from.
         recipe: how its authors run it.
-        image_token_id, video_token_id: ids that `<image>` and `<video>` get, the first free ones of its tokenizer.
-        sources: where each fact stands.
-        unknown: what could not be established.
+        image_token_id, video_token_id: ids of `<image>` and `<video>`, the first free ones of its tokenizer.
+        sources: of each fact.
+        unknown: facts that could not be found out.
     """
 
     language_model: str
@@ -65,7 +65,7 @@ class Released:
     unknown: tuple[str, ...] = ()
 
 
-# Other names of templates, and the string after which each template's answers end.
+# Other names of templates, and the string that ends an answer with each template.
 SAME_TEMPLATE = {"chatml_direct": "mistral_direct"}
 STOP_STRINGS = {
     "vicuna_v1": "</s>",
@@ -188,9 +188,9 @@ RELEASED = {
     ),
 }
 
-# What is usual for a language model, for what neither the recipe nor the checkpoint's configuration says. Sources:
+# The usual facts for a language model, where neither the recipe nor the checkpoint's configuration has them. Sources:
 # `prepare_inputs_labels_for_multimodal` in llava_arch.py and the demo, of main (Qwen) and `video_inference` (others).
-# Llama models with "vicuna" in their name are stretched for the frames they get, like the demo does.
+# Llama models with "vicuna" in their name are stretched for their number of frames, as in the demo.
 DEFAULT_RECIPES = {
     "qwen2": Recipe("qwen_1_5", "average", 2, "after_projector", "one_token", 32, "fps_capped", False, 1.0),
     "llama": Recipe("vicuna_v1", "average", 2, "before_projector", "no_token", 32, "uniform_repeated", False, 1.0),
@@ -198,11 +198,11 @@ DEFAULT_RECIPES = {
         "mistral_direct", "average", 2, "before_projector", "no_token", 32, "uniform_repeated", False, 1.0
     ),
 }
-FROM_DEFAULTS = "what is usual for its language model"  # where a fact is from, that is from there
+FROM_DEFAULTS = "what is usual for its language model"  # the origin of these facts, in reports
 
 
 def find_released(name: str) -> Released | None:
-    """The released checkpoint that a Hub id or a folder is called after, if any.
+    """The released checkpoint with the name of a Hub id or folder, if there is one.
 
     >>> find_released("lmms-lab/LLaVA-NeXT-Video-32B-Qwen").recipe.spatial_pool_position
     'after_projector'
@@ -224,13 +224,13 @@ def recipe_named(name: str) -> Recipe:
 
 
 def resolve(choices: list[tuple[str, Recipe]]) -> tuple[Recipe, dict[str, str]]:
-    """Take each fact from the first of several recipes that knows it.
+    """Take each fact from the first of several recipes that has it.
 
     Args:
         choices: recipes in order of preference, each with a name.
 
     Returns:
-        The recipe, and for each fact the name of where it was taken from (nothing for facts that none knows).
+        The recipe, and for each fact the name of the recipe that it was taken from, if any has it.
     """
     facts, origins = {}, {}
     for name, recipe in choices:

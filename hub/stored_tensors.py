@@ -1,8 +1,8 @@
-"""The tensors of a checkpoint: which ones its files hold, and their values a piece at a time.
+"""The tensors in a checkpoint's files, and their values one piece at a time.
 
-Safetensors files are read without mapping them into memory, so that what is resident does not grow with the file. They
-come from strangers: nothing that they claim is believed before it is compared with the file's own size, so that no
-memory is taken for what is not there. An index names files of its own folder only.
+Safetensors files are read without mapping them, so that resident memory does not grow with the file. They come from
+strangers: the sizes that they claim are compared with the file's own before any memory is taken. An index may name only
+files in its own folder.
 
 Source of the format: https://huggingface.co/docs/safetensors
 """
@@ -39,16 +39,16 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# More dimensions, longer sides and more tensors than any weights have: multiplying thousands of numbers takes for ever.
+# More than any weights have. Multiplying the sides of a shape with very many dimensions would take too long.
 MAX_DIMENSIONS, MAX_SIDE, MAX_TENSORS = 8, 2**48, 2**18
 PIECE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: its name there, and for safetensors the position of its first byte (-1 in a `.bin`).
+    """A tensor in a file, with its name there, and the position of its first byte (-1 in a `.bin`).
 
-    A `dtype` that is text is one that cannot be converted, such as "F8_E4M3".
+    A `dtype` that torch or the conversion does not have is a text, such as "F8_E4M3".
     """
 
     name: str
@@ -95,24 +95,24 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def convertible_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """As `stored_tensors`, where the values are needed.
+    """As `stored_tensors`, for reading values.
 
     Raises:
-        CheckpointError: also if a tensor has a dtype that cannot be converted, as weights that were quantised have.
+        CheckpointError: also if a tensor has a dtype that cannot be converted, as quantised weights have.
     """
     tensors = stored_tensors(folder)
     for tensor in tensors.values():
         if isinstance(tensor.dtype, str):
             raise CheckpointError(
                 f"{quoted(tensor.name)} is stored as {shortened(tensor.dtype, 100)} in {tensor.file}, which cannot be "
-                f"converted; what can be is {', '.join(DTYPES)}. Take the checkpoint from before it was quantised, or "
-                "save it as bfloat16."
+                f"converted; the dtypes that can be are {', '.join(DTYPES)}. Take the checkpoint from before it was "
+                "quantised, or save it as bfloat16."
             )
     return tensors
 
 
 def indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
-    """Every tensor that an index names, from the files that it names, which have to lie in the folder itself."""
+    """Every tensor in the files that an index names, which have to be in the folder itself."""
     weight_map = read_weight_map(index)
     files = {file.name: file for file in folder.iterdir() if file.is_file()}
     tensors = {}
@@ -132,7 +132,7 @@ def indexed_tensors(folder: Path, index: Path) -> dict[str, StoredTensor]:
 
 
 def list_tensors(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file, without their values, in the order in which they lie there."""
+    """The tensors of one file, without their values, in the file's order."""
     if file.suffix == ".safetensors":
         return list_safetensors(file)
     return {
@@ -187,7 +187,7 @@ def read_header(file: Path, size: int) -> tuple[dict, int]:
 
 
 def check_shape(name: str, shape: list[int]):
-    """Raise a ValueError if no weight can have a shape."""
+    """Raise a ValueError if a shape is not possible for a weight."""
     if len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"{quoted(name)} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
     if not all(type(side) is int and 0 <= side < MAX_SIDE for side in shape):

@@ -14,12 +14,12 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
     The access token is the one that huggingface_hub finds (`hf auth login`, or the environment variable HF_TOKEN).
 
     Args:
-        repository: `owner/name`; it is made where it does not exist.
-        private: whether it has to be private; otherwise a new one is what its owner's settings say, public by default.
+        repository: `owner/name`; it is created if it does not exist.
+        private: whether it has to be private; otherwise its owner's settings decide, by default public.
 
     Raises:
-        ValueError: it has to be private, and exists and is public; nothing was uploaded.
-        OSError: the Hub cannot be reached, or does not let us write there.
+        ValueError: it has to be private, but exists and is public; nothing was uploaded.
+        OSError: the Hub cannot be reached, or writing there is not allowed.
     """
     hub = HfApi()
     try:

@@ -181,7 +181,7 @@ INDEX = "model.safetensors.index.json"
         (FIRST, headers(a=entry([-1, -2], 0, 8)), "'a' has the impossible shape [-1, -2]"),
         (FIRST, headers(a=entry([2.0], 0, 8)), "'a' has the impossible shape [2.0]"),
         (FIRST, store_as("F8_E4M3"), "'model.image_newline' is stored as F8_E4M3 in"),
-        (FIRST, store_as("F128"), "which cannot be converted; what can be is F64, F32, "),
+        (FIRST, store_as("F128"), "which cannot be converted; the dtypes that can be are F64, F32, "),
         (FIRST, headers(a={**entry([8], 0, 8), "dtype": ["F32"]}), "is damaged or not complete: unhashable type"),
         (FIRST, lambda file: write_header(file, b"[" * 10**6), "is damaged or not complete"),
         (FIRST, lambda file: write_header(file, b"{}" + b" " * 2**24), "its header has 16777218 bytes, more than"),

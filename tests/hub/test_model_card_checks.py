@@ -30,12 +30,12 @@ def test_card_that_the_hub_takes_passes(data):
         ({"license": "Apache-2.0"}, r"license 'Apache-2\.0', which the Hub does not know \(but 'apache-2\.0'\)"),
         ({"license": "free for all who ask"}, r"which the Hub does not know\. Take one of https"),
         ({"license": "other"}, r"the license 'other' without its name: say `license_name` in model_card\.json"),
-        ({"language": "English"}, r"the language 'English', which is no code of ISO 639"),
+        ({"language": "English"}, r"the language 'English', which is not a code of ISO 639"),
         ({"language": ["en", "xx"]}, r"the language 'xx', which is no code"),
         ({"language": "en-US"}, r"the language 'en-US'"),
         (
             {"base_model": "https://huggingface.co/a/b"},
-            r"the base model 'https.*which is no id of the Hub: .*owner/name",
+            r"the base model 'https.*which is not an id of the Hub: .*owner/name",
         ),
         ({"pipeline_tag": "text-generation"}, r"pipeline_tag 'text-generation' and library_name 'transformers'; those"),
         ({"library_name": None}, r"library_name None"),
@@ -51,7 +51,7 @@ def test_error_when_the_hub_would_refuse_the_metadata(data, message):
     [
         ("# No metadata\n", "has no metadata: it has to begin with"),
         ("---\n- a\n---\n", "has no metadata"),
-        ("---\na: [\n---\n", "has metadata that is no YAML: "),
+        ("---\na: [\n---\n", "has metadata that is not YAML: "),
     ],
 )
 def test_error_when_there_is_no_metadata(text, message):
