@@ -123,11 +123,7 @@ def shrunk_grid(rows: int, columns: int, patches_per_side: int, aspect_ratio: st
 
 
 def image_token_count(
-    image_size: tuple[int, int],
-    patches_per_side: int,
-    tile_side: int,
-    grid_pinpoints: list,
-    aspect_ratio: str,
+    image_size: tuple[int, int], patches_per_side: int, tile_side: int, grid_pinpoints: list, aspect_ratio: str
 ) -> int:
     """Tokens of one image: the overview, and the tiles without their padding with a newline per row.
 

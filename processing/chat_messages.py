@@ -1,8 +1,8 @@
-"""The one door for chats: what a message may hold, checked before anything in it is read or fetched.
+"""The one door for chats: the shape of messages is checked before anything in them is read or fetched.
 
-Behind the door every part is a text, `{"type": "text", "text": ...}`, or has one picture or video under one key,
-`{"type": "image", "image": ...}` or `{"type": "video", "video": ...}`. These travel sealed through transformers' chat
-templates, which would open some kinds of them without limits.
+In a checked chat every part is a text, `{"type": "text", "text": ...}`, or has one picture or video under one key,
+`{"type": "image", "image": ...}` or `{"type": "video", "video": ...}`. These go through transformers' chat templates as
+`Sealed`, because transformers would open some kinds of them without limits.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from ..reading.video_sources import is_value_of_column, is_video_source, plain_s
 from .video_inputs import ProcessedVideo
 
 
-# Types of parts, and what each is: OpenAI's names too, of both its interfaces.
+# Types of parts, with the names of both of OpenAI's interfaces, and the kind of each.
 KINDS = {
     "text": "text",
     "input_text": "text",
@@ -32,20 +32,20 @@ KINDS = {
     "video_url": "video",
 }
 SOUND = ("audio", "input_audio", "audio_url")
-# Under which keys a part of each kind has what it is about.
+# The keys under which a part of each kind may have its text, picture or video.
 KEYS = {
     "text": ("text",),
     "image": ("image", "url", "path", "base64", "image_url"),
     "video": ("video", "url", "path", "base64", "video_url"),
 }
 KEYS_OF_PARTS = tuple(dict.fromkeys(key for keys in KEYS.values() for key in keys)) + SOUND
-# What other libraries write beside the content of a message, where no template would show it.
+# Keys that other libraries write beside the content of a message, where templates do not look.
 KEYS_OUTSIDE_PARTS = ("image", "images", "video", "videos", "audios", *SOUND, "image_url", "video_url")
 MAX_LEVELS = 50
 
 
 class Malformed(Exception):
-    """What is wrong with a message or a part; the place is added."""
+    """What is wrong with a message or a part, without its place."""
 
 
 def checked_conversation(messages, need_sources: bool = True, name: str = "chat") -> list[dict]:
@@ -56,7 +56,7 @@ def checked_conversation(messages, need_sources: bool = True, name: str = "chat"
             part is a dictionary with a `type`: `text`, `image`, `video`, or OpenAI's `input_text`, `output_text`,
             `image_url`, `input_image`, `video_url`. An object with such a list as `messages`, and dataclasses and
             pydantic models in place of dictionaries, are taken too.
-        need_sources: whether pictures and videos have to be there; else a part may say `{"type": "video"}` alone.
+        need_sources: whether parts need their picture or video; else a part may be `{"type": "video"}`.
         name: of the chat, in errors.
 
     Returns:
@@ -86,8 +86,8 @@ def checked_conversations(conversation, need_sources: bool = True) -> tuple[list
 
 
 def with_media(messages: list[dict], picture: Callable | None = None, video: Callable | None = None) -> list[dict]:
-    """The messages of a checked chat, with the functions applied to each picture and each video, in order. Without a
-    function they stay as they are, and so do parts without a source."""
+    """The messages of a checked chat, with a function applied to each picture and one to each video, in order. Without
+    a function they stay as they are, and so do parts without a source."""
     functions = {"image": picture, "video": video}
 
     def changed(part: dict) -> dict:
@@ -104,8 +104,8 @@ def with_media(messages: list[dict], picture: Callable | None = None, video: Cal
 
 
 class Sealed:
-    """A picture or video on its way through transformers' chat templates: nothing there knows how to open it, nor can
-    a template look into it, because the name begins with an underscore."""
+    """A picture or video on its way through transformers' chat templates. transformers cannot open it, and a template
+    cannot look into it, because the attribute's name begins with an underscore."""
 
     __slots__ = ("_source",)
 
@@ -114,17 +114,17 @@ class Sealed:
 
 
 def unsealed(media):
-    """Media as `__call__` gets them, with each `Sealed` replaced by what is in it."""
+    """Media as the processor's `__call__` gets them, with each `Sealed` replaced by its source."""
     if isinstance(media, list | tuple) and any(isinstance(item, Sealed | list | tuple) for item in media):
         return [unsealed(item) for item in media]
     return media._source if isinstance(media, Sealed) else media
 
 
 def with_template_errors(apply_chat_template: Callable, tokenize: bool):
-    """Call a function that writes a chat by its template and, with `tokenize`, makes inputs of it.
+    """Call a function that writes a chat by its template and, with `tokenize`, makes model inputs from it.
 
-    Templates are programs of strangers, and fail in any way; but what else the call does may fail alike. Whose failure
-    it was shows when the chat is written as text alone.
+    Templates are programs of strangers and can raise anything, and so can the rest of the call. To tell the two apart,
+    the chat is written once more as text alone.
 
     Raises:
         ValueError: the template cannot write the chat.
@@ -213,7 +213,7 @@ def source_of(part: dict, kind: str, key: str):
         return value
     if key.endswith("_url"):
         url = value.get("url") if isinstance(value, Mapping) else value
-        # These come from clients of an interface where files have no names.
+        # OpenAI's interfaces have no paths.
         if not isinstance(url, str) or scheme_of(url) is None:
             raise Malformed(f"its {key} is {quoted(url)}, which is not a URL. A file goes under 'path'")
         return url
@@ -230,7 +230,7 @@ def source_of(part: dict, kind: str, key: str):
 
 
 def out_of_column(value):
-    """What is inside `{"bytes": ..., "path": ...}`, as columns of `datasets` have it; anything else unchanged."""
+    """The bytes or path in `{"bytes": ..., "path": ...}`, as in columns of `datasets`; anything else unchanged."""
     try:
         return plain_source(value) if is_value_of_column(value) else value
     except ValueError as problem:
@@ -238,7 +238,7 @@ def out_of_column(value):
 
 
 def data_uri(value) -> str:
-    """Base64 as the reader takes it, with its limits."""
+    """Base64 as a data URI, which the reader decodes within its limits."""
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     check_text(value, "base64")
@@ -246,7 +246,7 @@ def data_uri(value) -> str:
 
 
 def is_source(value, kind: str) -> bool:
-    """Whether the reader, or the processor of pictures or videos, knows what to do with a value."""
+    """Whether a value is a picture or video that the reader or the processors take."""
     pixels = isinstance(value, Image.Image | np.ndarray | torch.Tensor)
     return pixels or is_video_source(value) or (kind == "video" and isinstance(value, ProcessedVideo))
 
@@ -263,11 +263,11 @@ def as_dict(value, expected: str) -> dict:
 
 
 def check_levels(value):
-    """Check that a message ends somewhere: templates look into every key of what is nested in it."""
+    """Check that a message is not nested too deeply, or in itself: templates may walk through all of it."""
     level = [value]
     for _ in range(MAX_LEVELS):
         inside = [item for outer in level for item in (outer.values() if isinstance(outer, Mapping) else outer)]
-        # Each of them once: lists may contain one another many times.
+        # Each once: a list may contain the same one many times.
         level = list({id(item): item for item in inside if isinstance(item, Mapping | list | tuple)}.values())
         if not level:
             return

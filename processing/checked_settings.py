@@ -1,7 +1,7 @@
-"""What each setting of the processors has to be: checked when a processor is made, and again in each call.
+"""Checks of the processors' settings, when a processor is made and again in each call.
 
-Settings come with checkpoints from strangers. A damaged one is a ValueError that names it, before anything is computed
-with it.
+Settings come with checkpoints from strangers. A damaged one raises a ValueError that names it, before anything is
+computed with it.
 """
 
 import math
@@ -40,7 +40,7 @@ NOT_STORED = ("device", "limits")
 
 
 class Rule(NamedTuple):
-    """What one setting has to be: in words, and as a test."""
+    """What one setting has to be, in words and as a test."""
 
     expected: str
     is_right: Callable[[Any], bool]
@@ -51,20 +51,20 @@ def is_whole(value) -> bool:
 
 
 def is_number(value) -> bool:
-    """Whether a value is a number that a float can be: not NaN, not infinite, no integer of 400 digits."""
+    """Whether a value is a number within the range of floats: not NaN, not infinite, not an integer of 400 digits."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     return -float_info.max <= value <= float_info.max  # pyright: ignore[reportOperatorIssue]  # numbers compare
 
 
 def are_colours(values, above: float) -> bool:
-    """Whether this is a number for each of three colours, or one for all of them."""
+    """Whether this is a number for each of three colours, or one number for all of them."""
     values = values if isinstance(values, list | tuple) else [values]
     return len(values) in (1, 3) and all(is_number(value) and value > above for value in values)
 
 
 def is_size_or_sides(value) -> bool:
-    """Whether transformers can make a `SizeDict` of it; the sides are checked afterwards."""
+    """Whether transformers can make a `SizeDict` of it; its sides are checked later."""
     is_list = isinstance(value, list | tuple) and len(value) in (1, 2) and all(map(is_whole, value))
     return is_list or is_whole(value) or isinstance(value, dict | SizeDict)
 
@@ -112,7 +112,7 @@ PROCESSOR_RULES = {
     "video_processor": SETTINGS,
 }
 
-# Settings of the image and the video processor, each of which may also be None: not set.
+# Settings of the image and the video processor; each may also be None, which means not set.
 PIXEL_RULES = {
     "size": SIZE,
     "crop_size": SIZE,
@@ -149,7 +149,7 @@ PIXEL_RULES = {
 
 
 def check_settings(settings: dict, rules: dict[str, Rule] = PROCESSOR_RULES):
-    """Check those settings for which there is a rule.
+    """Check the settings that have a rule.
 
     Raises:
         ValueError: names the first setting that is wrong.
@@ -164,7 +164,7 @@ def check_settings(settings: dict, rules: dict[str, Rule] = PROCESSOR_RULES):
 
 
 def check_pixel_settings(settings: dict):
-    """Check settings of an image or video processor, as they stand in a checkpoint or a call.
+    """Check settings of an image or video processor, from a checkpoint or a call.
 
     Raises:
         ValueError: one of them is impossible, or so large that it is damaged.
@@ -215,8 +215,8 @@ class PixelSettingsMixin:
 
     @classmethod
     def from_dict(cls, settings: dict, *args, **kwargs):
-        """Make a processor of the stored settings, except for those that a checkpoint does not decide: `NOT_STORED`,
-        and names of methods, because transformers makes an attribute of every setting."""
+        """Make a processor from stored settings, without those that a checkpoint must not decide: `NOT_STORED`, and
+        names of methods, because transformers makes an attribute of every setting."""
         own = {
             name: value
             for name, value in settings.items()

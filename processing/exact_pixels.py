@@ -1,5 +1,5 @@
-"""Pixels to the last bit as in the original: PIL's resizing and its order of arithmetic, image by image. Slower than
-torchvision's, which differs by at most 2 of 255 levels.
+"""Pixels that are equal to the original's to the last bit: PIL's resizing and its order of arithmetic, image by image.
+Slower than torchvision's, which differ by at most 2 of 255 levels.
 
 Sources: `resize`, `rescale` and `normalize` in transformers/image_transforms.py, which the original's CLIP and SigLIP
 processors call.
@@ -17,10 +17,10 @@ class ExactPixelsMixin:
     exact_pixels = False
 
     def check_exact(self, values: torch.Tensor, own_scale: bool):
-        """Check that exact pixels can be computed of these values, which PIL resizes as bytes.
+        """Check that exact pixels can be computed from these values, which PIL resizes as bytes.
 
         Raises:
-            ValueError: they are floats of the caller's own scale.
+            ValueError: they are floats on the caller's own scale.
         """
         if self.exact_pixels and own_scale and values.is_floating_point():
             raise ValueError(
@@ -42,8 +42,8 @@ class ExactPixelsMixin:
         crop_size: SizeDict,
         **kwargs,
     ) -> torch.Tensor:
-        """Resize and crop pictures of one size: (n, 3, h, w) -> (n, 3, height, width). Each becomes what it becomes
-        alone."""
+        """Resize and crop pictures of one size: (n, 3, h, w) -> (n, 3, height, width). The result for each does not
+        depend on the others."""
         if do_resize:
             pixels = self.resize(pixels, size, resample=resample)  # (n, 3, *resized_sides(h, w, size))
         if do_center_crop:
@@ -61,7 +61,7 @@ class ExactPixelsMixin:
         **kwargs,
     ) -> torch.Tensor:
         """Rescale and normalize pictures of their final size: (n, 3, height, width), to float32."""
-        # Rows of a channel lie together from here on, as the tower wants them; as bytes that is a small copy.
+        # Channels first in memory too, as the tower needs them; while the values are bytes, the copy is small.
         pixels = pixels.contiguous()
         return self.rescale_and_normalize(pixels, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
 

@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at: plain functions of numbers that return sorted 0-based frame indices.
+"""Which frames of a video are used: plain functions of numbers that return sorted 0-based frame indices.
 
 Sources: `load_video` in playground/demo/video_demo.py of LLaVA-NeXT for the rules of the original;
 `default_sample_indices_fn` in transformers/video_utils.py for `legacy`.
@@ -35,8 +35,8 @@ def uniform_repeated_indices(num_frames_in_video: int, num_frames: int) -> np.nd
 
 
 def fps_capped_indices(num_frames_in_video: int, fps_of_video: float, num_frames: int, fps: float = 1.0) -> np.ndarray:
-    """One frame a second, or `fps` of them, starting with the first, in steps of a whole number of frames; when that is
-    more than `num_frames`, `uniform_indices` instead.
+    """`fps` frames a second, starting with the first, in steps of a whole number of frames; `uniform_indices` when that
+    is more than `num_frames`.
 
     >>> fps_capped_indices(75, 25.0, 4).tolist(), fps_capped_indices(250, 25.0, 4).tolist()
     ([0, 25, 50], [0, 83, 166, 249])
@@ -46,7 +46,7 @@ def fps_capped_indices(num_frames_in_video: int, fps_of_video: float, num_frames
 
 
 def whole_step(fps_of_video: float, fps: float) -> int:
-    """Frames from one chosen frame to the next, at `fps` of them a second; rounded as in the original (12.5 to 12)."""
+    """Frames from one chosen frame to the next, at `fps` frames a second; rounded as in the original (12.5 to 12)."""
     return max(round(min(fps_of_video / fps, 1e9)), 1)
 
 
@@ -61,7 +61,7 @@ def legacy_indices(num_frames_in_video: int, num_frames: int) -> np.ndarray:
     return np.floor(np.arange(num_frames) * num_frames_in_video / num_frames).astype(int)
 
 
-# Rules that choose by the number of frames alone.
+# Rules that need only the number of frames.
 RULES = {"uniform": uniform_indices, "uniform_repeated": uniform_repeated_indices, "legacy": legacy_indices}
 
 
@@ -71,8 +71,8 @@ def time_instruction(indices, num_frames_in_video: int, fps_of_video: float, one
     Args:
         indices: of the chosen frames.
         num_frames_in_video, fps_of_video: of the whole video.
-        one_per_second: whether `fps_capped_indices` took one frame a second; its times are then whole seconds, even
-            where the video has 29.97 frames a second and not 30. (Below half a frame a second the original fails.)
+        one_per_second: whether `fps_capped_indices` took one frame a second; the times are then whole seconds, even if
+            the video has 29.97 frames a second and not 30. (Below half a frame a second the original fails.)
 
     >>> time_instruction([0, 25], 30, 25.0, one_per_second=True)[:60]
     'The video lasts for 1.20 seconds, and 2 frames are uniformly'
@@ -112,7 +112,7 @@ def fps_indices_by_time(times: np.ndarray, fps: float) -> np.ndarray:
     >>> fps_indices_by_time(np.array([0, 1, 2, 2.1, 2.2, 2.9, 3]), 1).tolist()
     [0, 1, 2, 6]
     """
-    # A higher rate finds the same frames: nothing changes between two of them.
+    # A higher rate finds the same frames, as nothing changes between two of them.
     fps = min(fps, 1 / max(np.diff(times).min(), 1e-6))
     moments = np.arange(np.floor(times[-1] * fps + 1e-6) + 1) / fps
     return np.unique(np.searchsorted(times, moments + 1e-6, side="right") - 1)

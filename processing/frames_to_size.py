@@ -1,5 +1,5 @@
-"""Frames of a file are brought to the size that the model takes as soon as they are decoded: one full-size frame is in
-memory, and the next one is decoded meanwhile."""
+"""Resizes and crops the frames of a file as they are decoded: one full-size frame is in memory while the next one is
+decoded."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ class FramesToSize:
 
     Args:
         to_size: resizes and crops a frame (1, 3, h, w), uint8 -> (1, 3, height, width).
-        check: of so many frames of a height and width; raises an error where they would cost too much.
-        device: where that is done, and `frames` are.
+        check: gets the number of frames, height and width, and raises an error where they would cost too much.
+        device: where frames are resized and kept.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class LlavaNextVideoImageProcessor(PixelSettingsMixin, ExactPixelsMixin, Torchvi
 
     `exact_pixels=True`, given to `from_pretrained`, computes pixels to the last bit as the original does, more slowly.
 
-    `limits` are how much reading one picture may cost, as in [`LlavaNextVideoVideoProcessor`].
+    `limits` say how much reading one picture may cost, as in [`LlavaNextVideoVideoProcessor`].
 
     It is saved as the built-in's `LlavaNextImageProcessor`, so that the built-in can read it.
     """
@@ -66,7 +66,7 @@ class LlavaNextVideoImageProcessor(PixelSettingsMixin, ExactPixelsMixin, Torchvi
         return image_url_or_urls
 
     def _prepare_images_structure(self, images, expected_ndims: int = 3) -> list:
-        """Whatever users pass (one picture, a list, a list per prompt, an array of several) as a list of pictures."""
+        """A list of pictures from whatever users pass: one picture, a list, a list per prompt, an array of several."""
         pictures = as_list_of_pictures(self.fetch_images(images))
         if not pictures:
             raise ValueError("The image processor got an empty list where a picture was expected. Pass pictures.")
@@ -85,7 +85,7 @@ class LlavaNextVideoImageProcessor(PixelSettingsMixin, ExactPixelsMixin, Torchvi
         """Read and prepare pictures.
 
         Raises:
-            VideoReadError: one cannot be read, or memory runs out; `VideoLimitError`, it would cost more than the
+            VideoReadError: one cannot be read, or memory runs out; `VideoLimitError` if it would cost more than the
                 limits allow.
             ValueError, TypeError: one is not a picture, or a setting is impossible.
         """
@@ -125,8 +125,8 @@ class LlavaNextVideoImageProcessor(PixelSettingsMixin, ExactPixelsMixin, Torchvi
         image_aspect_ratio: str,
         **kwargs,
     ) -> list[torch.Tensor]:
-        """The tiles (3, h, w) of an image (3, h, w), before they have their final size: an overview and what it is cut
-        into, or the image itself, padded or not."""
+        """The tiles (3, h, w) of an image (3, h, w), before they are brought to their final size: an overview and the
+        pieces of the image, or the image itself, padded or not."""
         if image_aspect_ratio.startswith("anyres"):
             overview_size = SizeDict(height=size.height or size.shortest_edge, width=size.width or size.shortest_edge)
             tile_side = crop_size.height if do_center_crop else overview_size.height

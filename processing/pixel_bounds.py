@@ -1,7 +1,7 @@
-"""What preparing pixels may cost, decided by arithmetic before memory is taken.
+"""How much preparing pixels may cost, computed before memory is taken.
 
 A picture before its final crop, resized by its shorter side or padded to a square, may have `MAX_ENLARGEMENT` times
-`max_frame_pixels`; what is returned for one video or picture may have `max_result_bytes`.
+`max_frame_pixels`; the result for one video or picture may have `max_result_bytes`.
 """
 
 import math
@@ -34,7 +34,7 @@ def check_intermediate_size(height: int, width: int, original: tuple[int, int], 
 
 
 def largest_sides(height: int, width: int, size: SizeDict) -> tuple[int, int]:
-    """Height and width that a picture is resized to, at most."""
+    """The largest height and width that a picture may be resized to."""
     if size.longest_edge is not None:
         return size.longest_edge, size.longest_edge
     if size.max_height is not None and size.max_width is not None:
@@ -52,13 +52,13 @@ def check_preparation(
     crop_size: SizeDict,
     **kwargs,
 ) -> tuple[int, int]:
-    """Check what preparing pictures of the size `original` takes, with these settings of a processor.
+    """Check how much preparing pictures of the size `original` takes, with these settings of a processor.
 
     Returns:
-        Height and width that they are resized to, at most.
+        The largest height and width that they are resized to.
 
     Raises:
-        VideoLimitError: one is too large on the way, or the result is larger than `max_result_bytes`.
+        VideoLimitError: one is too large before its crop, or the result is larger than `max_result_bytes`.
     """
     resized = largest_sides(*original, size) if do_resize else original
     check_intermediate_size(*resized, original, limits)
@@ -69,15 +69,14 @@ def check_preparation(
 
 
 def split_by_pixels(frames: torch.Tensor, resized: tuple[int, int], limits: ReadingLimits) -> tuple[torch.Tensor, ...]:
-    """Frames (n, 3, h, w) in pieces: as many frames together as have `max_frame_pixels`, before and after they are
-    resized, but at least one."""
+    """Frames (n, 3, h, w) in pieces of at most `max_frame_pixels` before and after resizing, but at least one frame."""
     pixels = max(math.prod(frames.shape[-2:]), math.prod(resized))
     return frames.split(max(1, limits.max_frame_pixels // pixels))
 
 
 @contextmanager
 def memory_errors(name: str):
-    """When memory runs out inside, raise a `VideoReadError`; `name` says in it which videos took so much."""
+    """Turn running out of memory in the block into a `VideoReadError` about `name`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

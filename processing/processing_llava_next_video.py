@@ -1,5 +1,5 @@
-"""The processor of LLaVA-NeXT-Video: prompts with videos and images become token ids and pixel values, and every
-`<video>` and `<image>` in a prompt becomes as many placeholders as the model makes tokens of that video or image."""
+"""The processor of LLaVA-NeXT-Video: prompts with videos and images become token ids and pixel values. Every `<video>`
+and `<image>` in a prompt is repeated as often as the model makes tokens from that video or image."""
 
 from functools import partial, wraps
 
@@ -24,8 +24,8 @@ from .video_inputs import ProcessedVideo, as_list_of_videos, flatten
 from .video_processing_llava_next_video import LlavaNextVideoVideoProcessor, LlavaNextVideoVideoProcessorKwargs
 
 
-# Arguments of `from_pretrained` that are for models. `pipeline` passes them to processors too, where a tokenizer would
-# keep them and fail to save them.
+# Arguments of `from_pretrained` for models. `pipeline` passes them to processors too, and a tokenizer would keep them
+# and then fail to save them.
 MODEL_ARGUMENTS = (
     "attn_implementation",
     "device_map",
@@ -42,7 +42,7 @@ MODEL_ARGUMENTS = (
     "tp_size",
     "use_safetensors",
 )
-# What the pictures, videos and texts of a chat are called in a call; they come from its messages.
+# Arguments of a call that `apply_chat_template` takes from the messages.
 FROM_MESSAGES = ("images", "videos", "audio", "text")
 
 
@@ -177,8 +177,8 @@ class LlavaNextVideoProcessor(ProcessorMixin):
 
     @staticmethod
     def get_possibly_dynamic_module(module_name):
-        # transformers asks for the base classes of tokenizers and processors, and for whatever class of model a
-        # checkpoint says its sound is to be encoded with, to load that from wherever the checkpoint says.
+        # transformers asks for the base classes of tokenizers and processors, and for the class of model that a
+        # checkpoint names to encode sound, which it would load from wherever the checkpoint says.
         kinds = (MODALITY_TO_BASE_CLASS_MAPPING[kind] for kind in ("tokenizer", "image_processor", "video_processor"))
         if module_name not in flatten(list(kinds)):
             raise ValueError(
@@ -228,7 +228,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
                 )
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        # An empty list of a prompt: it has no image, or no video.
+        # A prompt with an empty list has no image, or no video.
         images, videos = without_empty_lists(unsealed(images)), without_empty_lists(unsealed(videos))
         images, text, _, audio = super().prepare_inputs_layout(images=images, text=text, audio=audio, **kwargs)
         return images, text, None if videos is None else as_list_of_videos(videos), audio
@@ -239,14 +239,14 @@ class LlavaNextVideoProcessor(ProcessorMixin):
     ):
         """Write a chat, or a batch of them, as a prompt, and with `tokenize` make inputs of the model of it.
 
-        Everything is as in the built-in, but for messages: their shape is checked before anything in them is opened,
-        sound in them is refused, and pictures and videos are read by the processor alone, within its limits.
+        As in the built-in, except for messages: their shape is checked before anything in them is opened, sound in them
+        is refused, and pictures and videos are read by the processor only, within its limits.
 
         Args:
-            conversation: a list of messages, or a list of such lists; chat_messages.py says what they may hold.
+            conversation: a list of messages, or a list of such lists; chat_messages.py says what they may contain.
             processor_kwargs: arguments of the call that processes the prompts.
-            args, kwargs: `chat_template`, `add_generation_prompt` and others, as in transformers; but
-                `load_audio_from_video` is accepted and dropped: LLaVA-NeXT-Video hears nothing.
+            args, kwargs: `chat_template`, `add_generation_prompt` and others, as in transformers.
+                `load_audio_from_video` is accepted and ignored, as LLaVA-NeXT-Video hears nothing.
 
         Raises:
             ValueError: a message has another shape, or the chat template cannot write the chat.
@@ -267,12 +267,12 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         return with_template_errors(apply, tokenize)
 
     def get_text_with_replacements(self, text: list[str], *args, **kwargs) -> tuple[list[str], list]:
-        """Put the replacements of images and videos into prompts; without their space where no text follows. The
-        arguments are those of transformers: prompts, and a list of replacements for each modality.
+        """Put the replacements of images and videos into prompts, without their last space where no text follows.
+        Arguments as in transformers: prompts, and a list of replacements for each modality.
 
-        The original tokenizes the text after a visual on its own, which begins with a space unless it is empty or
-        begins with a token of its own. The offsets name where the replacement stands in the prompt (`new_span`), and
-        `replacement` is complete: what serving engines put, as ids, into prompts that they have tokenized themselves.
+        The original tokenizes the text after a visual by itself, and that puts a space in front, unless the text is
+        empty or begins with a special token. In the offsets, `new_span` is where the replacement stands in the prompt;
+        `replacement` keeps its space: serving engines put its ids into prompts that they have tokenized themselves.
         """
         prompts = list(text)
         offsets: list[list[dict]]  # transformers says list[dict]
@@ -323,7 +323,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         return processed, replacements
 
     def replace_video_token(self, video_inputs: dict, video_idx: int = 0, **kwargs) -> str:
-        """What stands for a video in a prompt: placeholders, the space after them, and what is said of its times."""
+        """What replaces `<video>` in a prompt: placeholders, the space after them, and the sentence about times."""
         num_frames, _, height, _ = video_inputs["pixel_values_videos"][video_idx].shape
         placeholders = self.video_token * self.count_video_tokens(num_frames, height)
         space = " " if self.space_after_visuals else ""
@@ -334,7 +334,7 @@ class LlavaNextVideoProcessor(ProcessorMixin):
         return f"{placeholders}{space}\n{times}"
 
     def replace_image_token(self, image_inputs: dict, image_idx: int = 0, **kwargs) -> str:
-        """What stands for an image in a prompt: placeholders, and the space after them."""
+        """What replaces `<image>` in a prompt: placeholders, and the space after them."""
         height, width = (int(side) for side in image_inputs["image_sizes"][image_idx])
         tile_side = image_inputs["pixel_values"][image_idx].shape[-1]
         placeholders = self.image_token * self.count_image_tokens((height, width), tile_side, kwargs)

@@ -1,4 +1,4 @@
-"""What users pass as videos: one or many, as files or as frames, with or without metadata, or prepared before."""
+"""Videos as users pass them: one or many, as files or as frames, with or without metadata, or already prepared."""
 
 import mimetypes
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from ..reading.video_sources import is_value_of_column, is_video_source, plain_s
 
 @dataclass
 class ProcessedVideo:
-    """A video that was read and prepared before; it can stand wherever the processor takes a video.
+    """A video that is already read and prepared. The processor takes it wherever it takes a video.
 
     Args:
-        pixel_values (`torch.Tensor` of shape (frames, 3, height, width)): what the model takes. On the meta device,
-            without values, it is enough to write prompts with.
+        pixel_values (`torch.Tensor` of shape (frames, 3, height, width)): the model's input. A tensor on the meta
+            device, which has no values, is enough to write prompts.
         metadata (`VideoMetadata`): of the file, with the indices of the frames.
     """
 
@@ -34,14 +34,14 @@ class ProcessedVideo:
 
 @dataclass
 class GivenVideo:
-    """A video as a call got it, until it is read.
+    """A video as it was passed to a call, until it is read.
 
     Args:
         source: a file, or frames.
-        metadata: what is known of frames; of any video, once it was read.
-        choose: chooses frames by the metadata; all are taken without.
+        metadata: passed with frames; set for every video when it is read.
+        choose: chooses frames by the metadata; None takes all.
         own_scale, layout: of the values of frames, see `rgb_video`.
-        device: where they are prepared.
+        device: where frames are prepared.
     """
 
     source: Any
@@ -53,7 +53,7 @@ class GivenVideo:
 
 
 def as_list_of_videos(videos) -> list:
-    """Flatten whatever users pass (one video, a list, a list per prompt) into a list of single videos.
+    """A flat list of videos from whatever users pass: one video, a list, or a list per prompt.
 
     Raises:
         ValueError: a list is empty.
@@ -83,13 +83,13 @@ def as_list_of_videos(videos) -> list:
 
 
 def flatten(items) -> list:
-    """A flat list of what is in a single item, a list, or lists of lists."""
+    """A flat list of the items in a list or nested lists, or of a single item."""
     return [inner for item in items for inner in flatten(item)] if isinstance(items, list | tuple) else [items]
 
 
 def is_frame(value) -> bool:
-    """Whether `value` is one picture: a PIL image, an array of 2 or 3 dimensions, the path of an image file, or such a
-    file's bytes (in a `BytesIO`, too) or base64, or either in `{"bytes": ..., "path": ...}`."""
+    """Whether `value` is one picture: a PIL image, an array of 2 or 3 dimensions, the path of an image file, its bytes
+    (also in a `BytesIO`) or base64, or a path or bytes in `{"bytes": ..., "path": ...}`."""
     value = plain_source(value) if is_value_of_column(value) else value
     if isinstance(value, str | Path):
         kind = mimetypes.guess_type(str(value))[0] or ""
@@ -104,7 +104,7 @@ def is_frame(value) -> bool:
 def sample_array(
     video, metadata, choose, limits: ReadingLimits, own_scale: bool = False, layout: str | None = None
 ) -> tuple[torch.Tensor, VideoMetadata]:
-    """Frames given by the user, all or (with `choose`) some of them, as RGB (frames, 3, height, width), and their
+    """Frames that a user passed, all or (with `choose`) some of them, as RGB (frames, 3, height, width), and their
     metadata."""
     if 0 in getattr(video, "shape", ()):
         raise ValueError(

@@ -32,7 +32,7 @@ from .pixel_bounds import check_preparation, memory_errors, split_by_pixels
 from .video_inputs import GivenVideo, as_list_of_videos, flatten, sample_array
 
 
-# Each is decoded in as many threads as there are processors, and holds the frames it needs for that.
+# Each is decoded in as many threads as there are processors, and every thread holds frames.
 MAX_VIDEOS_AT_ONCE = 8
 SIZE_IS_RIGHT = {"do_resize": False, "do_center_crop": False}
 
@@ -64,7 +64,7 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
 
     `exact_pixels=True`, given to `from_pretrained`, computes pixels to the last bit as the original does, more slowly.
 
-    `limits` are how much reading one video may cost. They belong to whoever runs the processor and are not saved:
+    `limits` say how much reading one video may cost. They belong to whoever runs the processor and are not saved:
     `processor.video_processor.limits = ReadingLimits(max_decode_seconds=20)`.
     """
 
@@ -79,7 +79,7 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
         """Read and prepare videos.
 
         Raises:
-            VideoReadError: one cannot be read, or memory runs out; `VideoLimitError`, it would cost more than the
+            VideoReadError: one cannot be read, or memory runs out; `VideoLimitError` if it would cost more than the
                 limits allow.
             ValueError, TypeError: one is not a video, or a setting is impossible.
         """
@@ -106,7 +106,7 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
         return processed
 
     def _decode_and_sample_videos(self, videos: list[GivenVideo], *args, **kwargs) -> tuple[list[GivenVideo], None]:
-        return videos, None  # they are read when it is known to which size
+        return videos, None  # they are read in `_preprocess`, which knows their final size
 
     def _prepare_input_videos(self, videos: list[GivenVideo], device=None, **kwargs) -> list[GivenVideo]:
         for video in videos:
@@ -116,8 +116,8 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
     def frame_choosers(
         self, num_frames: int | None, fps: float | None, frame_sampling: str | None, do_sample_frames: bool | None
     ) -> tuple[Callable | None, Callable | None]:
-        """The functions that choose frames of files and of arrays from their metadata, where a call has these
-        arguments; `None` is for every frame."""
+        """For a call with these arguments, the function that chooses the frames of files by their metadata, and the one
+        for arrays; `None` takes every frame."""
         frame_sampling = frame_sampling or self.frame_sampling
         is_capped = frame_sampling == "fps_capped"
         if num_frames is not None and fps is not None and not is_capped:
@@ -137,8 +137,8 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
         return None if do_sample_frames is False else choose, choose if sample_arrays else None
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
-        """Read a video, given as whatever the processor reads, within the limits: frames (frames, height, width, 3),
-        uint8, and their metadata. Of a list of videos: all their frames, and all their metadata."""
+        """Read a video in any form that the processor takes, within the limits: its frames (frames, height, width, 3),
+        uint8, and its metadata. For a list of videos: a tuple of all frames, and one of all metadata."""
         if isinstance(video_url_or_urls, list | tuple):
             return list(zip(*[self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]))
         return read_video(video_url_or_urls, sample_indices_fn, self.limits)
@@ -192,7 +192,7 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
 
     def _preprocess(self, videos: list[GivenVideo], return_tensors=None, **settings) -> BatchFeature:
         frames = in_parallel(lambda video: self.read_frames(video, settings), videos)
-        # One video after another: videos are rarely alike, and stacking them would copy every full-size frame.
+        # One video after another: they rarely have the same size, and stacking them would copy every full-size frame.
         processed = []  # (frames, 3, height, width) of each
         for position, video in enumerate(videos):
             done = SIZE_IS_RIGHT if is_video_source(video.source) else {}
@@ -204,8 +204,8 @@ class LlavaNextVideoVideoProcessor(PixelSettingsMixin, ExactPixelsMixin, BaseVid
         return BatchFeature({"pixel_values_videos": processed}, tensor_type=None if ragged else return_tensors)
 
     def read_frames(self, video: GivenVideo, settings: dict) -> torch.Tensor:
-        """The chosen frames of a video, (frames, 3, height, width); of a file in their final size. Their metadata are
-        put into `video`."""
+        """The chosen frames of a video, (frames, 3, height, width); those of a file in their final size. Sets
+        `video.metadata`."""
         if is_video_source(video.source):
 
             def check(num_frames: int, height: int, width: int):

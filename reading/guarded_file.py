@@ -32,7 +32,7 @@ class GuardedFile:
         if self.failure is not None or self.deadline.passed:
             return b""
         try:
-            data = self.read_again(size) or self.read_anew(size)
+            data = self.read_kept(size) or self.read_from_file(size)
             if self.watch is not None:
                 self.watch(data)
             return data
@@ -40,7 +40,7 @@ class GuardedFile:
             self.failure = error
             return b""
 
-    def read_again(self, size: int) -> bytes:
+    def read_kept(self, size: int) -> bytes:
         """Bytes that were read before and are kept; none where there are none."""
         if self.pieces is None:
             return b""
@@ -49,7 +49,7 @@ class GuardedFile:
             self.file.seek(position + len(data))
         return data
 
-    def read_anew(self, size: int) -> bytes:
+    def read_from_file(self, size: int) -> bytes:
         position = None if self.pieces is None else self.file.tell()
         data = self.file.read(size)
         if not isinstance(data, bytes) or len(data) > size:

@@ -17,7 +17,7 @@ class Deadline:
 
     def __init__(self, seconds: float, limit: str, action: str):
         self.moment = time.monotonic() + seconds
-        self.reason = f"{action} took longer than {limit}={seconds:g}; raise this limit if the video is to be trusted"
+        self.reason = f"{action} took longer than {limit}={seconds:g}; raise this limit if you trust the video"
 
     @property
     def passed(self) -> bool:
