@@ -13,12 +13,12 @@ from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTe
 class VideoChat:
     """A conversation about a video (or several), with a history.
 
-    The video is read and encoded at the first question; at later turns the language model runs only on what is new. The
-    pipeline does both (its `remembered_videos`), so other questions may be asked in between.
+    The video is read and encoded at the first question; in later turns the language model runs only on new tokens. The
+    pipeline remembers both (`remembered_videos`), so it may be asked other questions in between.
 
     Args:
         pipe: made by `pipeline("video-text-to-text", ...)`.
-        video: whatever the pipeline takes as one video, or a list of videos.
+        video: one video in any form that the pipeline takes, or a list of videos.
         kwargs: arguments of every call of the pipeline, such as `num_frames`, `max_new_tokens` or `do_sample`.
 
     >>> from transformers import pipeline
@@ -54,16 +54,16 @@ class VideoChat:
 
 
 def converse(chat: VideoChat):
-    """Read questions from the input, one per line, and stream the answers, until the input ends."""
+    """Read questions from standard input, one per line, and stream the answers, until it ends."""
     in_terminal = sys.stdin.isatty()
     if in_terminal:
-        with suppress(ImportError):  # not on every platform
+        with suppress(ImportError):  # missing on some platforms
             import readline  # noqa: F401  # arrow keys in `input`
         print("Ask about the video. Ctrl-C stops an answer, Ctrl-D or an empty line ends.", file=sys.stderr)
     for question in typed_lines() if in_terminal else map(str.strip, sys.stdin):
         if not question:
             continue
-        # A new one each time: after an interruption a streamer still has text in it.
+        # A new one each time, because an interrupted streamer still has text in it.
         streamer = TextStreamer(chat.pipe.tokenizer, skip_prompt=True, skip_special_tokens=True)
         try:
             chat.ask(question, streamer=streamer)

@@ -1,4 +1,4 @@
-"""Writes the code that loads a checkpoint beside it, for people who have only transformers.
+"""Writes the code that loads a checkpoint into its folder, for people who have only transformers.
 
 The files of this package lie in rooms (`modeling/`, `reading/`, ...); beside a checkpoint they lie in one folder,
 because transformers copies single files. So `from ..room.name import` becomes `from .name import`, and nothing else
@@ -36,8 +36,8 @@ IMPORT = re.compile(r"^ *from \.(?:\.\w+\.)?(\w+) import ", re.MULTILINE)
 
 
 def write_code(folder: str | Path):
-    """Put the code into a folder with a checkpoint of this package, and its names into the settings, where the Auto
-    classes and `pipeline` find them when they are called with `trust_remote_code=True`."""
+    """Copy the code into the folder of a checkpoint, and name its classes in the settings, where the Auto classes and
+    `pipeline` find them when they are called with `trust_remote_code=True`."""
     folder = Path(folder)
     add_to_json(folder / "config.json", {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES})
     nested = {"video_processor": "AutoVideoProcessor", "image_processor": "AutoImageProcessor"}
@@ -48,7 +48,7 @@ def write_code(folder: str | Path):
 
 
 def code_files() -> list[Path]:
-    """The files that load a checkpoint and run its pipeline: those that the settings above name, and all that these
+    """The files that load a checkpoint and run its pipeline: those named in the settings above, and all that they
     import."""
     here = Path(__file__).parent
     rooms = [here, *(here.parent / room for room in WHOLE_ROOMS)]
@@ -64,7 +64,7 @@ def code_files() -> list[Path]:
 
 
 def add_to_json(path: Path, entries: dict):
-    """Add entries, which are dictionaries, to a JSON file; they are merged with those that it has already."""
+    """Merge entries, which are dictionaries, into those of a JSON file."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     for key, value in entries.items():
         settings[key] = {**settings.get(key, {}), **value}

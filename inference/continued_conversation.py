@@ -1,6 +1,6 @@
-"""Generating from where the last conversation ended: the language model runs only on the tokens that are new.
+"""Generating from where the last conversation ended: the language model runs only on new tokens.
 
-Where that could change an answer it is not done, see `reuse_rule.py`.
+This is not done where it could change an answer, see `reuse_rule.py`.
 
 Shape letters: B batch, L sequence.
 """
@@ -17,8 +17,9 @@ from .reuse_rule import may_reuse, new_cache
 
 
 def shared_lengths(model: PreTrainedModel, samples: list[Sample], generate_kwargs: dict) -> list[int]:
-    """How many tokens at the start of each prompt are run once for all prompts about the same videos; zeros when no two
-    prompts are, or prompts have to be run as a whole. One prompt alone shares all of them with the next."""
+    """For each prompt, how many tokens at its start are run once for all prompts about the same videos. All zeros when
+    no two prompts are about the same videos, or prompts must run as a whole. A single prompt shares all its tokens with
+    the next one."""
     groups = {}
     for sample in samples:
         groups.setdefault(tuple(sample.video_keys), []).append(sample)
@@ -38,7 +39,7 @@ def shared_lengths(model: PreTrainedModel, samples: list[Sample], generate_kwarg
 
 
 def is_reusable(sample: Sample) -> bool:
-    """Whether a prompt has videos that can be recognized, and no images and no padding."""
+    """Whether a prompt has videos that can be identified, no images and no padding."""
     mask = sample.inputs.get("attention_mask")
     unpadded = mask is not None and bool(mask.all())  # by the processor
     return bool(sample.videos) and None not in sample.video_keys and "pixel_values" not in sample.inputs and unpadded
@@ -53,14 +54,14 @@ def continue_conversation(
     times_forgotten: int,
     generate_kwargs: dict,
 ) -> torch.Tensor:
-    """Generate, with the keys and values of the last conversation where it fits, and keep the new one; with neither
-    where prompts are about different videos.
+    """Generate with the keys and values of the last conversation where it fits, and keep the new one. Where prompts are
+    about different videos, neither is done.
 
     Args:
         samples: about videos that are encoded.
         inputs: the batch made of them.
-        shared: of `shared_lengths`; tokens that are run once for prompts about the same videos.
-        times_forgotten: of the memory, when the samples began.
+        shared: result of `shared_lengths`.
+        times_forgotten: of the memory, when the samples were begun.
 
     Returns:
         The sequences of `generate`, (answers, L).
@@ -93,8 +94,8 @@ def continue_conversation(
 
 
 def run_beginnings(model: PreTrainedModel, samples: list[Sample], inputs: dict, width: int) -> DynamicCache:
-    """Keys and values of the first `width` columns of a batch, (B, ...), where what prompts about the same videos begin
-    with is run once."""
+    """Keys and values of the first `width` columns of a batch, (B, ...). The common start of prompts about the same
+    videos is run once."""
     keys = [tuple(sample.video_keys) for sample in samples]
     groups = list(dict.fromkeys(keys))
     rows = [keys.index(group) for group in groups]

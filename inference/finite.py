@@ -1,4 +1,4 @@
-"""A check for when answers are garbage: does the model compute with NaN or infinity, and where do they begin?"""
+"""A check for garbage answers: does the model compute with NaN or infinity, and where do they first appear?"""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -14,16 +14,16 @@ from transformers import PreTrainedModel
 def check_finite(model: PreTrainedModel) -> Iterator[None]:
     """Raise an error at the first NaN or infinite number of a model: in its weights, its inputs or what it computes.
 
-    The weights are checked when the block begins; inside it, every input of the model, the pixels and the output of
-    every layer are. This is slow, and meant for debugging; outside of such a block nothing is checked. Check a model
-    before you compile it with `torch.compile`.
+    The weights are checked when the block begins, and inside it every input of the model, the pixels and the output of
+    every layer. This is slow and meant for debugging; outside such a block nothing is checked. Check a model before you
+    compile it with `torch.compile`.
 
     Args:
         model: any of this package; that of a pipeline is `pipe.model`.
 
     Raises:
-        FloatingPointError: it names the weights, the input, or the first layer whose output is not finite although its
-            input is.
+        FloatingPointError: names the weights, the input, or the first layer with a finite input and an output that is
+            not.
 
     >>> from transformers import pipeline
     >>> import llava_next_video
@@ -45,7 +45,7 @@ def check_finite(model: PreTrainedModel) -> Iterator[None]:
 def check_weights(model: nn.Module):
     """Raise a FloatingPointError that names the weights and buffers with numbers that are not finite."""
     weights = [*model.named_parameters(), *model.named_buffers()]
-    # Weights that `accelerate` keeps elsewhere until they are needed are on the device "meta".
+    # Weights that accelerate has offloaded are on the device "meta".
     bad = [name for name, weight in weights if not weight.is_meta and not is_finite(weight)]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
@@ -64,9 +64,9 @@ def check_inputs(module: nn.Module, args: tuple, kwargs: dict):
             continue
         if not all(map(is_finite, tensors_in(value))):
             raise FloatingPointError(
-                f"{name}, an input of the {type(module).__name__}, is not finite (NaN, inf). The model is not to "
-                "blame: look at the pixel_values_videos, pixel_values or features that are passed, at the frames that "
-                "they are made of, and at image_std of the processor, which pixels are divided by."
+                f"{name}, an input of the {type(module).__name__}, is not finite (NaN, inf). The cause is not in the "
+                "model: look at the pixel_values_videos, pixel_values or features that are passed, at the frames they "
+                "are made from, and at image_std of the processor, by which pixels are divided."
             )
 
 
@@ -76,8 +76,8 @@ def check_output(name: str, module: nn.Module, args: tuple, output):
         if not is_finite(tensor):
             raise FloatingPointError(
                 f"{name or 'The model'} ({type(module).__name__}) is the first layer whose output is not "
-                f"finite (NaN, inf), in {tensor.dtype}; what went in was. With torch.float16 they are too "
-                "large for it: load the model with dtype=torch.bfloat16 or torch.float32."
+                f"finite (NaN, inf), in {tensor.dtype}; its input was. In torch.float16 the numbers were too "
+                "large: load the model with dtype=torch.bfloat16 or torch.float32."
             )
 
 
@@ -91,7 +91,7 @@ def tensors_in(value) -> Iterator[torch.Tensor]:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether every number of a tensor is finite. Only 8-bit numbers, which torch cannot compare, are copied."""
+    """Whether every number of a tensor is finite. Only 8-bit floats, which torch cannot compare, are copied."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     values = tensor.detach()

@@ -2,7 +2,7 @@
 
 Pixels, frame numbers and times come from the checkpoint's own video processor. The order of tokens and newlines comes
 from the model's own functions (`lay_out_video`, `lay_out_slow_fast_video`), called with boxes in place of features. So
-the sheet shows what really happens.
+the sheet shows the model's real input.
 """
 
 from pathlib import Path
@@ -115,7 +115,7 @@ def names_of_frames(metadata: VideoMetadata) -> list[str]:
 def describe_frames(
     processor: LlavaNextVideoProcessor, num_frames: int, num_frames_in_video: int, frame_side: int
 ) -> list[str]:
-    """Three lines about the sampled frames of a video: how many they are, their tokens, and the recipe."""
+    """Three lines about the sampled frames of a video: their number, their tokens, and the recipe."""
     kinds = kinds_of_frames(token_order(processor, num_frames, frame_side))
     return [
         f"{num_frames} of {num_frames_in_video} frames, each as the model sees it: {frame_side} x {frame_side} pixels",
@@ -127,7 +127,7 @@ def describe_frames(
 
 def token_order(processor: LlavaNextVideoProcessor, num_frames: int, frame_side: int) -> list[tuple[int, Token]]:
     """Every token of a video in the order in which the language model reads them: the number of its sampled frame
-    (`NEWLINE` or `FRAME_END` for a learned token), and its place in that frame.
+    (`NEWLINE` or `FRAME_END` for a learned token), and its square in that frame.
 
     Args:
         num_frames, frame_side: of the processed video, the side in pixels.
@@ -169,7 +169,7 @@ def kinds_of_frames(order: list[tuple[int, Token]]) -> dict[tuple[Token, ...], l
 
 
 def count_tokens(tokens: tuple[Token, ...]) -> str:
-    """Say how many tokens a frame has.
+    """The tokens of a frame, as text.
 
     >>> count_tokens(((0.0, 0.0, 28.0), (-1.0, -1.0, -1.0)))
     '1 x 1 + 1 newline'
@@ -193,7 +193,7 @@ def describe_recipe(processor: LlavaNextVideoProcessor, frame_side: int) -> str:
 
 
 def minutes_and_seconds(seconds: float) -> str:
-    """A time in a video as its sheet shows it.
+    """A time in a video, as text.
 
     >>> minutes_and_seconds(59.999), minutes_and_seconds(3725.5)
     ('01:00.00', '62:05.50')
@@ -211,7 +211,7 @@ def thumbnail(frame: Image.Image) -> Image.Image:
 
 
 def draw_tokens(frame: Image.Image, tokens: tuple[Token, ...]) -> Image.Image:
-    """Enlarge a frame, outline its tokens, grey out what none covers, and draw learned tokens to the right of the row
+    """Enlarge a frame, outline its tokens, grey out pixels without one, and draw learned tokens to the right of the row
     that they follow."""
     times = max(1, round(ENLARGED / frame.width))
     boxes = [tuple(times * value for value in token) for token in tokens]

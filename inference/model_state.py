@@ -1,4 +1,4 @@
-"""Has a model changed? What a pipeline keeps is valid only for the model that computed it."""
+"""Has a model changed? What a pipeline remembers is valid only for the model that computed it."""
 
 import sys
 import weakref
@@ -13,15 +13,15 @@ NUMBERS_SAMPLED = 64  # of each weight, evenly spread
 
 
 class ModelState:
-    """What the answers of a model depend on, at one moment, to be compared with a later one.
+    """Everything that a model's answers depend on, at one moment, to be compared with a later one.
 
     It notices changed weights (in place, replaced, on another device or in another dtype), adapters that are added,
-    switched, scaled or merged, hooks (global ones too), another `forward`, numbers and texts that are attributes of a
-    module, changes of the configuration, dropout switched on and autocast. When weights are changed behind autograd's
-    back (`weight.data.copy_(...)`), only the numbers themselves show it, and it compares `NUMBERS_SAMPLED` of each
-    weight: a change of few numbers can escape it.
+    switched, scaled or merged, hooks (global ones too), another `forward`, changed numbers and texts among a module's
+    attributes, a changed configuration, dropout switched on and autocast. A change that autograd does not see
+    (`weight.data.copy_(...)`) shows in the numbers only, of which it compares `NUMBERS_SAMPLED` for each weight: it can
+    miss a change of a few numbers.
 
-    This takes some milliseconds, more for a model of more layers.
+    Takes some milliseconds, more for models with more layers.
     """
 
     def __init__(self, model: nn.Module):
@@ -50,7 +50,7 @@ def is_plain(weight: torch.Tensor) -> bool:
 
 
 def identity(weight: torch.Tensor) -> tuple:
-    if weight.is_meta:  # offloaded: another object after every use, and never changed
+    if weight.is_meta:  # offloaded: a new object after every use, whose values do not change
         return tuple(weight.shape), weight.dtype
     version = None if weight.is_inference() else weight._version  # counts changes in place
     return id(weight), weight.data_ptr() if is_plain(weight) else None, version, weight.dtype, weight.device
@@ -74,7 +74,7 @@ def settings_of(module: nn.Module) -> tuple:
     peft = sys.modules.get("peft")
     is_adapter = peft is not None and type(module).__module__.startswith("peft.")
     own = vars(module)
-    plain = [  # `generate` keeps notes in attributes whose names begin with "_"
+    plain = [  # not those that begin with "_", which `generate` changes
         (name, value) for name, value in own.items() if type(value) in (bool, int, float, str) and name[0] != "_"
     ]
     return type(module), id(own.get("forward")), hooks, plain_values(own) if is_adapter else plain

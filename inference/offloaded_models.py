@@ -1,4 +1,4 @@
-"""Models with parts on a disk (`device_map`): where their inputs go."""
+"""Models with parts on a disk (`device_map`): the device of their inputs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def without_disk(model: PreTrainedModel) -> Iterator[None]:
-    """In the block, a model's device map has no disk: transformers' pipelines take its first entry for the device of
-    their inputs. Here that is where the model computes: on the first device that is not the CPU, if it has any."""
+    """In the block, a model's device map is the one device that it computes on: the first that is not the CPU, if there
+    is one. transformers' pipelines put inputs on the map's first device, even if that is the disk."""
     device_map = getattr(model, "hf_device_map", None)
     if device_map is None or "disk" not in device_map.values():
         yield

@@ -1,4 +1,4 @@
-"""What users may pass to the pipeline: videos and questions, prompts, chats, tables; arguments; an assistant model."""
+"""What users may pass to the pipeline: videos and questions, prompts, chats, tables, arguments, an assistant model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,8 +34,7 @@ OWN_ARGUMENTS = {
 
 @dataclass(frozen=True)
 class PackedInput:
-    """One input that the base class does not look into. It would look into chats, where one malformed chat would stop
-    all others."""
+    """One input, hidden from the base class, which would look into chats and stop all of them at a malformed one."""
 
     value: object
 
@@ -54,7 +53,11 @@ def unpacked(value):
 
 
 def inputs_of_call(videos, text):
-    """The inputs that a call of the pipeline with these arguments asks for, packed."""
+    """The inputs of a call of the pipeline with these arguments, packed.
+
+    Raises:
+        ValueError: the arguments do not go together.
+    """
     if videos is None and text is None:
         raise ValueError("The pipeline got neither `videos` nor `text`; pass a video and a question, or a chat.")
     videos, text = without_datasets(videos), without_datasets(text)
@@ -81,7 +84,11 @@ def inputs_of_call(videos, text):
 def sort_arguments(
     processor: ProcessorMixin, processor_kwargs: dict | None = None, generate_kwargs: dict | None = None, **kwargs
 ) -> tuple[dict, dict, dict]:
-    """Check the arguments of a call, and sort them into those of `preprocess`, `_forward` and `postprocess`."""
+    """Check the arguments of a call, and sort them into those of `preprocess`, `_forward` and `postprocess`.
+
+    Raises:
+        ValueError: one is impossible, or is given twice.
+    """
     own = {name: kwargs.pop(name) for name in {*PREPROCESS_ARGUMENTS, *POSTPROCESS_ARGUMENTS} & kwargs.keys()}
     own = {name: value for name, value in own.items() if value is not None}
     processor_kwargs = dict(processor_kwargs or {})
@@ -109,22 +116,22 @@ def sort_arguments(
 
 
 def check_generate_arguments(generate_kwargs: dict):
-    """Raise a ValueError when arguments of `generate` are none that a call of the pipeline can have."""
+    """Raise a ValueError when arguments of `generate` cannot be passed to a call of the pipeline."""
     if own := sorted(OWN_ARGUMENTS & generate_kwargs.keys()):
         raise ValueError(
-            f"The pipeline got {own}, which it makes itself of the video and the question. Leave them out; which "
-            "features of the vision tower are used is said in model.config. Or call model.generate."
+            f"The pipeline got {own}, which it makes itself from the video and the question. Leave them out; "
+            "model.config says which features of the vision tower are used. Or call model.generate."
         )
     if isinstance(assistant := generate_kwargs.get("assistant_model"), str | Path):
         raise ValueError(
-            f"The pipeline got assistant_model={str(assistant)!r} in a call; a call takes a model that is loaded. "
+            f"The pipeline got assistant_model={str(assistant)!r} in a call, which takes only a loaded model. "
             "Pass the folder or name to `pipeline(..., assistant_model=...)`, which loads it once."
         )
 
 
 def load_assistant(source: str, model: PreTrainedModel) -> dict:
-    """Arguments of a pipeline of `model` for an assistant model in a folder or on the Hub. transformers loads it by
-    itself, except if it is one of ours: of classes of that name it only knows the built-in's."""
+    """The pipeline's arguments for an assistant model in a folder or on the Hub. transformers loads it itself, unless
+    it is one of ours: then transformers would use the built-in class."""
     if AutoConfig.from_pretrained(source).model_type != model.config.model_type:
         return {"assistant_model": source}
     assistant = AutoModelForImageTextToText.from_pretrained(source).to(model.device, model.dtype).eval()
@@ -132,7 +139,7 @@ def load_assistant(source: str, model: PreTrainedModel) -> dict:
 
 
 def is_chat(value) -> bool:
-    """Whether a value looks like a chat: a list whose first item could be a message."""
+    """Whether a value looks like a chat: a list that begins with something like a message."""
     first = value[0] if isinstance(value, list | tuple) and value else None
     return hasattr(first, "role") or (isinstance(first, Mapping) and ("role" in first or "content" in first))
 
@@ -158,7 +165,11 @@ def prompt_and_videos(inputs) -> tuple[str | list[dict], object]:
 
 
 def as_list(videos) -> list:
-    """The videos of one prompt: none, one, a list of them, or an array (videos, frames, height, width, 3)."""
+    """The videos of one prompt as a list: of none, one, a list, or an array (videos, frames, height, width, 3).
+
+    Raises:
+        ValueError: the list is empty.
+    """
     if videos is None:
         return []
     if isinstance(videos, list | tuple) and not videos:
@@ -168,7 +179,7 @@ def as_list(videos) -> list:
 
 
 def as_chat(question: str, videos) -> list[dict]:
-    """A chat of one message: videos, then a question about them."""
+    """A chat of one message: the videos, then the question about them."""
     media = [{"type": "video", "video": video} for video in as_list(videos)]
     return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
 

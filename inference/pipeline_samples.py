@@ -1,4 +1,4 @@
-"""One prompt on its way through the pipeline; and several as one batch for the model."""
+"""One prompt on its way through the pipeline, and several as one batch for the model."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +16,12 @@ class ReadPrompt:
     """One prompt whose videos are read, before it is written for the model.
 
     Args:
-        prompt: what the user passed, a question, a prompt with placeholders or the messages of a chat.
+        prompt: as the user passed it: a question, a prompt with placeholders, or the messages of a chat.
         is_question: whether it is put into a chat template for the user, so that only the answer is returned.
-        messages: of the chat that is put into the template, with their videos processed; `None` for a prompt that is
-            complete.
-        videos: these, in order.
+        messages: of the chat that is put into the template, with their videos processed; `None` for a complete prompt.
+        videos: of the prompt, in order.
         pixels: of each video, (F, 3, H, W); `None` where it was encoded before.
-        num_bytes: of the pixels, and of what they were read from where that is in memory.
+        num_bytes: of the pixels, and of their sources that are in memory.
         times_forgotten: of the memory, before the videos were looked up.
     """
 
@@ -46,15 +45,13 @@ class Sample:
     """One prompt, from `preprocess` to `postprocess`.
 
     Args:
-        prompt: what the user passed, a question, a prompt with placeholders or the messages of a chat.
-        is_question: whether it was put into a chat template for the user, so that only the answer is returned.
-        inputs: what the processor made of it, a batch of one, without its videos.
-        videos: these, in order.
-        pixels: of each video, should the model change before the sample is answered; dropped then.
-        visual_length: its tokens up to the end of the last video.
-        preprocess_arguments: of the call of `preprocess` that made it, to repeat it should the model change before the
-            sample is answered; `None` where all pixels are there.
-        times_forgotten: of the memory, before the sample was made; if it differs later, what was taken is outdated.
+        prompt, is_question, videos: as in `ReadPrompt`.
+        inputs: of the model, a batch of one, without the videos.
+        pixels: of each video, in case the model changes before the sample is answered; dropped then.
+        visual_length: number of tokens up to the end of the last video.
+        preprocess_arguments: of the call of `preprocess` that made it, to repeat it in case the model changes before
+            the sample is answered; `None` where all pixels are there.
+        times_forgotten: of the memory, before the sample was made; if it differs later, remembered videos are outdated.
         error: why the inputs are empty, with `on_error="return"`.
         sequences (`torch.Tensor` of shape (answers, L)): prompt and answer tokens, after `generate`.
         num_prompt_tokens: how many of them are the prompt, padding included.
@@ -80,8 +77,8 @@ class Sample:
 def join_inputs(inputs: list[BatchFeature], shared: list[int], tokenizer: PreTrainedTokenizerBase) -> dict:
     """Make one batch of the inputs of several prompts.
 
-    Rows of tokens are padded to (B, L), on the left. Where the first `shared` tokens of prompts are run before the
-    others, these have a padding of their own: the others begin in one column. Images come one after another.
+    Rows of tokens are padded on the left, to (B, L). The first `shared` tokens of each prompt, which are run before the
+    others, are padded by themselves, so that the others begin in one column. Images come one after another.
     """
     if len(inputs) == 1:
         return dict(inputs[0])
@@ -105,7 +102,7 @@ def join_inputs(inputs: list[BatchFeature], shared: list[int], tokenizer: PreTra
 
 
 def bytes_in_memory(value) -> int:
-    """Bytes of pixels, of the contents of a file, or of a list of frames; 0 for what only names a video.
+    """Bytes of pixels, of a file's contents or of a list of frames; 0 for a path or URL.
 
     >>> bytes_in_memory([torch.zeros(3, 2, 2), b"1234", "clip.mp4"])
     52

@@ -157,10 +157,6 @@ class VideoTextToTextPipeline(Pipeline):
             prompt = inputs.messages if isinstance(inputs, Chat) else inputs
             return {"samples": Sample(prompt, error=error.with_traceback(None))}
 
-    def prepare(self, inputs, processor_kwargs: dict | None, continue_final_message: bool | None) -> Sample:
-        """Make a sample of one input; its videos are read unless they are remembered."""
-        return self.write(self.read(inputs, processor_kwargs), processor_kwargs, continue_final_message)
-
     def read(self, inputs, processor_kwargs: dict | None = None) -> ReadPrompt:
         """Read the videos of one input, unless they are remembered. Several threads may do so at a time."""
         times_forgotten = self.memory.times_forgotten

@@ -1,7 +1,7 @@
 """Reading ahead: while the model answers, threads read the videos of the next prompts of a list, generator or data set.
 
-Threads do what `read` does, no more. Prompts are written, and generators are asked for their items, in the caller's
-thread and in order; so errors, too, arrive when it is their turn.
+Threads do nothing but `read`. Prompts are written, and generators are asked for their items, in the caller's thread and
+in order. So errors arrive in order too.
 """
 
 import os
@@ -18,14 +18,14 @@ MAX_BYTES_AHEAD = 2**30
 
 
 class BeingRead:
-    """An input that a thread reads, and that goes through the pipeline in the input's place; `get_input` returns it."""
+    """Stands in for an input that a thread reads, on its way through the pipeline. `get_input` returns the input."""
 
     def __init__(self, get_input: Callable[[], object]):
         self.get_input = get_input
         self.future: Future | None = None
 
     def result(self) -> tuple[object, Callable[[], object]]:
-        """The input, and a function that returns what was read, or raises why it could not be read.
+        """The input, and a function that returns what was read, or raises the error of reading.
 
         Raises whatever a data set or generator raised when it was asked for the input.
         """
@@ -40,7 +40,7 @@ class BeingRead:
 
 
 def get_and_read(get_input: Callable[[], object], read: Callable[[object], object]) -> tuple:
-    """What a thread does. Returns the input, what was read, and the error if it could not be read."""
+    """What a thread runs. Returns the input, what was read, and the error if it could not be read."""
     given = get_input()
     try:
         return given, read(given), None
@@ -49,10 +49,10 @@ def get_and_read(get_input: Callable[[], object], read: Callable[[object], objec
 
 
 class ReadAhead:
-    """Reads inputs in threads, a bounded number of them before they are asked for.
+    """Reads inputs in threads, a limited number of them before they are asked for.
 
-    The first input is read alone, with all processors, and the next ones when it is there. A forked process has none of
-    the threads, and reads again what they had begun.
+    The first input is read alone, with all processors, and the next ones after it. A forked process does not have the
+    threads, and reads again what they had begun.
 
     Args:
         inputs: a list or data set (`ReadAheadItems`), or something to iterate over (`ReadAheadStream`).
@@ -67,7 +67,7 @@ class ReadAhead:
         self.largest = 0  # bytes of one input
 
     def start(self, being_read: BeingRead):
-        """Have a thread read an input, unless that was done before."""
+        """Have a thread read an input, unless one does already."""
         if being_read.future is not None and not being_read.future.cancelled():
             return
         if self.threads is None:
@@ -76,7 +76,7 @@ class ReadAhead:
         being_read.future = self.threads.submit(get_and_read, being_read.get_input, self.read)
 
     def finish(self, being_read: BeingRead):
-        """Wait until an input is read, be it with an error."""
+        """Wait until an input is read, or has failed."""
         self.start(being_read)
         wait([being_read.future])
         if being_read.future.exception() is None and (read := being_read.future.result()[1]) is not None:
@@ -88,14 +88,14 @@ class ReadAhead:
         return min(self.ahead, MAX_BYTES_AHEAD // self.largest) if self.largest else self.ahead
 
     def notice_fork(self) -> bool:
-        """Whether this process is a child of the one that was here last."""
+        """Whether this process was forked since the last call."""
         if self.process == os.getpid():
             return False
         self.process, self.threads = os.getpid(), None
         return True
 
     def close(self):
-        """Read nothing more. Threads end when they have read what they are reading."""
+        """Stop reading ahead. Threads end when they have finished their current input."""
         if self.threads is not None and self.process == os.getpid():
             self.threads.shutdown(wait=False, cancel_futures=True)
         self.threads = None
@@ -105,7 +105,7 @@ class ReadAhead:
 
 
 class ReadAheadItems(ReadAhead):
-    """Reads ahead in a list or data set. Threads ask it for its items, one of them at a time."""
+    """Reads ahead in a list or data set. Threads ask it for items, one thread at a time."""
 
     def __init__(self, inputs: Sequence, read: Callable[[object], object], ahead: int):
         super().__init__(inputs, read, ahead)
@@ -127,7 +127,7 @@ class ReadAheadItems(ReadAhead):
         return current
 
     def item(self, index: int) -> BeingRead:
-        inputs, asking = self.inputs, self.asking  # not `self`: threads would keep alive what closes them
+        inputs, asking = self.inputs, self.asking  # not `self`: threads would keep the object alive that closes them
 
         def get_input():
             with asking:
@@ -137,7 +137,7 @@ class ReadAheadItems(ReadAhead):
 
 
 class ReadAheadStream(ReadAhead):
-    """Reads ahead in a generator, or something else to iterate over; an iteration goes on where the last one ended."""
+    """Reads ahead in a generator or another iterable. A new iteration continues where the last one ended."""
 
     def __init__(self, inputs: Iterable, read: Callable[[object], object], ahead: int):
         super().__init__(inputs, read, ahead)
@@ -145,7 +145,7 @@ class ReadAheadStream(ReadAhead):
 
     def __iter__(self) -> Iterator[BeingRead]:
         while True:
-            # Two at a time, the one that is asked for included: a slow generator must not hold up the first answer.
+            # Two items at a time, with the current one: a slow generator must not hold up the first answer.
             most = 2
             if not self.waiting:
                 self.waiting.extend(islice(self.items, 1))
@@ -164,7 +164,7 @@ class ReadAheadStream(ReadAhead):
 
 
 def functions_of(items: Iterable) -> Iterator[Callable[[], object]]:
-    """Functions that return the items. Where these end in an error, the last function raises it."""
+    """Functions that return the items. If the iteration fails, the last function raises its error."""
     try:
         for item in items:
             yield lambda item=item: item
@@ -178,7 +178,7 @@ def functions_of(items: Iterable) -> Iterator[Callable[[], object]]:
 
 
 class Answers:
-    """The answers of a call, one after another. When one is an error, nothing more is read ahead."""
+    """The answers of a call, one after another. An error, and the end, stop the reading ahead."""
 
     def __init__(self, iterator: Iterator, inputs: ReadAhead):
         self.iterator, self.inputs = iterator, inputs

@@ -1,4 +1,4 @@
-"""Locks for threads that read videos: a video is read by one of them, and the others find it remembered."""
+"""Locks for threads that read videos: one thread reads a video, and the others find it remembered."""
 
 import os
 from collections.abc import Hashable, Iterator
@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 
 class ReadingLocks:
-    """A lock for each name. A forked process has its own, as a thread of its parent may be holding one."""
+    """A lock for each name. A forked process gets new locks, as a thread of its parent may hold one."""
 
     def __init__(self):
         self.begin()
@@ -24,7 +24,7 @@ class ReadingLocks:
 
     @contextmanager
     def __call__(self, name: Hashable | None) -> Iterator[None]:
-        """In the block no other thread is in a block of the same name, unless that is `None`."""
+        """Let no two threads into blocks of the same name at a time; `None` locks nothing."""
         if name is None:
             yield
             return

@@ -1,15 +1,15 @@
-"""What a pipeline keeps of the videos it was asked about, so that the next question costs less.
+"""What a pipeline remembers of the videos it was asked about, so that the next question costs less.
 
 * The visual tokens of the last few videos (`max_videos`): a video that is asked about again is neither decoded nor
-  encoded. When the memory is full, a new video replaces the one whose last question is the oldest.
-* The keys and values of the last prompt and its answer: for a prompt that begins like it, with the same videos (the
-  next turn of a chat, another question about the video), the language model runs only on what is new
+  encoded. When the memory is full, a new video replaces the least recently used one.
+* The keys and values of the last prompt and its answer: for a prompt with the same videos and the same beginning (the
+  next turn of a chat, another question about the video), the language model runs only on new tokens
   (`continued_conversation.py`). A prompt about another video drops them before it runs, so there are never two.
 
-The answers are those of a pipeline that remembers nothing. So a video is found only if it was read with the same
-settings (`video_fingerprints.py`), and everything is dropped when the model has changed (`model_state.py`).
+Answers are those of a pipeline that remembers nothing. So a video is found only if it was read with the same settings
+(`video_fingerprints.py`), and everything is dropped when the model has changed (`model_state.py`).
 
-Threads may share a memory: a conversation that one thread has taken out, another does not find, and runs again.
+Threads may share a memory. While one of them uses the conversation, the others do not find it and run whole prompts.
 """
 
 from collections import OrderedDict, deque
@@ -31,8 +31,8 @@ class RememberedVideo:
 
     Args:
         key: identifies it, its sampled frames included; `None` when that is not possible.
-        processed: what the processor made of it, a `ProcessedVideo`, without its pixels: enough to write prompts with.
-        pixels (`torch.Tensor` of shape (F, 3, H, W), *optional*): these, until it is encoded.
+        processed: a `ProcessedVideo` without its pixels, enough to write prompts.
+        pixels (`torch.Tensor` of shape (F, 3, H, W), *optional*): until it is encoded.
         tokens (`torch.Tensor` of shape (N, D), *optional*): its visual tokens, once it is encoded.
     """
 
@@ -44,12 +44,12 @@ class RememberedVideo:
 
 @dataclass
 class Conversation:
-    """The last prompt about some videos with its answer, and the keys and values that the language model made of it.
+    """The last prompt about some videos with its answer, and the language model's keys and values for it.
 
     Args:
         token_ids (`torch.Tensor` of shape (L,)): prompt and answer.
-        videos: keys of the videos in it.
-        visual_length: tokens up to the end of the last video.
+        videos: keys of its videos.
+        visual_length: number of tokens up to the end of the last video.
         cache: keys and values of the first tokens, at most L of them.
     """
 
@@ -70,7 +70,7 @@ class VideoMemory:
         self.max_videos = max_videos
         self.only_reader = ReadingLocks()
         self.model_state = None
-        self.times_forgotten = 0  # results that another thread began before the last time are not kept
+        self.times_forgotten = 0  # a result that was begun before the last time is not kept
         self.forget()
 
     def __getstate__(self) -> dict:
@@ -94,13 +94,12 @@ class VideoMemory:
     def find(self, key: Hashable) -> RememberedVideo | None:
         video = self.videos.get(key) if key is not None else None
         if video is not None:
-            with suppress(KeyError):  # another thread's video has just taken its place
+            with suppress(KeyError):  # another thread has just removed it
                 self.videos.move_to_end(key)
         return video
 
     def keep(self, video: RememberedVideo, times_forgotten: int | None = None):
-        """Keep a video; with `times_forgotten`, as it was when its encoding began, only if nothing was forgotten
-        since."""
+        """Keep a video; given the `times_forgotten` from before its encoding, only if nothing was forgotten since."""
         if video.key is None or times_forgotten not in (None, self.times_forgotten):
             return
         self.videos[video.key] = video
@@ -108,8 +107,8 @@ class VideoMemory:
             self.videos.pop(key, None)
 
     def take_conversation(self, token_ids: torch.Tensor, videos: list[Hashable]) -> Conversation | None:
-        """Take out the last conversation, cut to the tokens that it shares with the start of a prompt, `token_ids` (L,)
-        with these videos. Drop it if they end before all of its videos."""
+        """Take out the last conversation, cut to the tokens at its start that it shares with a prompt, `token_ids` (L,)
+        with these videos. Drop it, and return None, if it shares less than all of its videos."""
         try:
             last = self.conversation.pop()
         except IndexError:
@@ -121,13 +120,13 @@ class VideoMemory:
         return last
 
     def keep_conversation(self, conversation: Conversation, times_forgotten: int):
-        """Keep a conversation, if nothing was forgotten since it began, with `times_forgotten` as it was then."""
+        """Keep a conversation, if nothing was forgotten since it began, when the count was `times_forgotten`."""
         if times_forgotten == self.times_forgotten:
             self.conversation.append(conversation)
 
 
 def common_prefix_length(rows: Sequence[torch.Tensor]) -> int:
-    """How many tokens several rows, each (L,), have in common at their start.
+    """How many tokens several rows, each (L,), share at their start.
 
     >>> common_prefix_length([torch.tensor([5, 6, 7]), torch.tensor([5, 6, 8, 9])])
     2

@@ -1,15 +1,15 @@
-"""May the keys and values of an earlier prompt be reused? Only where the answer is that of a fresh run.
+"""May the keys and values of an earlier prompt be reused? Only where the answer is the same as without them.
 
-This is decided from the one generation configuration that will run: the pipeline's, the call's and the model's, merged
-as `generate` merges them. The settings listed here were checked; with any other, those of later versions of
-transformers included, nothing is reused.
+This is decided from the generation configuration that will run: the pipeline's, the call's and the model's, merged as
+`generate` merges them. The settings listed here were checked. With any other setting, also of later versions of
+transformers, nothing is reused.
 """
 
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 
-# Settings that act on the end of an answer, or on the scores of one token regardless of earlier ones.
+# Settings for the end of an answer, or for the scores of one token whatever stands before it.
 SETTINGS_PER_TOKEN = {
     "begin_suppress_tokens",
     "bos_token_id",
@@ -35,8 +35,8 @@ SETTINGS_PER_TOKEN = {
     "top_p",
     "typical_p",
 }
-# Settings and arguments that read all tokens so far: right for one prompt; in a batch they would count the padding in
-# the middle of a prompt.
+# Settings and arguments that use all tokens so far: right for one prompt, but in a batch they would count the padding
+# in the middle of a prompt.
 SETTINGS_PER_PROMPT = {"bad_words_ids", "no_repeat_ngram_size", "repetition_penalty", "sequence_bias", "stop_strings"}
 ARGUMENTS_PER_TOKEN = {"streamer", "tokenizer"}
 ARGUMENTS_PER_PROMPT = {"logits_processor", "prefix_allowed_tokens_fn", "stopping_criteria"}
@@ -45,8 +45,8 @@ FIXED_ROPE = {None, "default", "linear", "llama3", "yarn"}
 
 
 def may_reuse(model, generate_kwargs: dict, num_prompts: int) -> bool:
-    """Whether `model.generate(**generate_kwargs)` answers a batch of prompts the same with keys and values that were
-    computed earlier."""
+    """Whether `model.generate(**generate_kwargs)` gives a batch of prompts the same answers with keys and values from
+    earlier."""
     if not isinstance(model, PreTrainedModel) or not has_plain_cache(model):
         return False
     settings, arguments = changed_settings(model, generate_kwargs)
@@ -74,7 +74,7 @@ def changed_settings(model: PreTrainedModel, generate_kwargs: dict) -> tuple[set
 
 
 def has_plain_cache(model: PreTrainedModel) -> bool:
-    """Whether every layer keeps all its keys and values unchanged (no window, no state, no other format), and none of
+    """Whether every layer keeps all keys and values as they are (no window, no state, no other format), and none of
     them depends on the length of the prompt."""
     text_config = model.config.get_text_config(decoder=True)
     rope = getattr(text_config, "rope_parameters", None) or {}

@@ -1,1 +1,1 @@
-"""Fine-tuning: conversations as batches with labels, and what of a model is trained."""
+"""Fine-tuning: conversations as batches with labels, and which parts of a model are trained."""

@@ -17,7 +17,7 @@ from llava_next_video.training.rows import KINDS, Conversation, read_row
 
 
 MEDIA = {"image": ("pixel_values", "image_sizes"), "video": ("pixel_values_videos",)}  # arguments of the model
-# Arguments of the processor that depend on the batch, or are the collator's own.
+# Arguments of the processor that depend on the batch, or that the collator has itself.
 OWN_ARGUMENTS = (
     "add_special_tokens",
     "audio",
@@ -38,32 +38,32 @@ OWN_ARGUMENTS = (
 
 
 class LlavaNextVideoCollator:
-    """Makes a batch of rows, with labels on what the assistant says and its stop tokens, and on nothing else.
+    """Makes a batch from rows, with labels on what the assistant says and its stop tokens, and on nothing else.
 
-    For `Trainer` and TRL's `SFTTrainer`, which have to be told `remove_unused_columns=False`, and for any `DataLoader`;
-    it works in worker processes. Rows with videos, with images and with text alone may be mixed, and videos may differ
-    in their number of frames. A row is a dictionary with
+    For `Trainer` and TRL's `SFTTrainer` (with `remove_unused_columns=False`), and for any `DataLoader`, in worker
+    processes too. Rows with videos, with images and with text alone may be mixed, and videos may differ in their number
+    of frames. A row is a dictionary with
 
     - `messages`, a list of messages with `role` and `content`; or `prompt` and `completion`, two such lists, of which
       only the second is learned;
     - `videos` and `images`, lists of what the processor takes (paths, URLs, bytes, frames, PIL images, files of
-      `datasets`), or `video` and `image`, a single one. They fill the parts `{"type": "video"}` and
-      `{"type": "image"}` that have no source of their own and the `<video>` and `<image>` in texts, in order. Without
-      any of these they go before the text of the first message of the user.
+      `datasets`), or a single `video` or `image`. They fill, in order, the parts `{"type": "video"}` and
+      `{"type": "image"}` without a source and each `<video>` and `<image>` in texts. Without any of these they go
+      before the text of the user's first message.
 
     Args:
         processor ([`LlavaNextVideoProcessor`]): of the checkpoint.
-        processor_kwargs (`dict`, *optional*): how videos and images are read and prepared, as in a call of the
-            processor: `{"num_frames": 8}`.
+        processor_kwargs (`dict`, *optional*): arguments of the processor for reading and preparing videos and images,
+            such as `{"num_frames": 8}`.
         chat_template (`str`, *optional*): the name of one of this package's templates, or a template with
             `{% generation %}`; by default the processor's.
         last_turn_only (`bool`): learn only the last answer of each row.
-        dummy_visuals (tuple of `"image"` and `"video"`): a batch without any of a kind gets a black one, which no
-            token attends to and nothing is learned from, so that all processes run the same parts of the model.
-        max_length (`int`, *optional*): longer rows lose their end. A row that would lose tokens of an image or a video,
-            or all that is learned, is an error.
-        padding_side (`"right"` or `"left"`): the loss is the same.
-        pad_to_multiple_of (`int`, *optional*): the batch has a multiple of so many columns.
+        dummy_visuals (tuple of `"image"` and `"video"`): a batch without any of these gets a black one, which no token
+            attends to and nothing is learned from, so that all processes run the same parts of the model.
+        max_length (`int`, *optional*): longer rows lose their end. It is an error if a row would lose tokens of an
+            image or video, or all that is learned.
+        padding_side (`"right"` or `"left"`): does not change the loss.
+        pad_to_multiple_of (`int`, *optional*): the number of columns becomes a multiple of this.
 
     Raises:
         ValueError: the chat template does not mark what is learned; a setting is impossible; in a call, a row cannot be
@@ -114,9 +114,8 @@ class LlavaNextVideoCollator:
         """Make a batch.
 
         Returns:
-            `input_ids`, `attention_mask` and `labels`, (B, L) int64, labels -100 where nothing is learned; and, where
-            there are images or videos, what the processor makes of them: `pixel_values` and `image_sizes`,
-            `pixel_values_videos`.
+            `input_ids`, `attention_mask` and `labels`, (B, L) int64, labels -100 where nothing is learned. With images
+            `pixel_values` and `image_sizes`, with videos `pixel_values_videos`, as from the processor.
         """
         chats, texts, spans = [], [], []
         for number, row in enumerate(rows):
@@ -141,8 +140,8 @@ class LlavaNextVideoCollator:
         return self.batch(ids, labels, media, dummies)
 
     def check(self, rows: Sequence[dict]):
-        """See whether the rows of a data set can be read, before hours of training meet one that cannot. No video and
-        no image is opened, and `max_length` is not looked at.
+        """Check that all rows of a data set can be read, before hours of training stop at one that cannot. No video or
+        image is opened, and `max_length` is not checked.
 
         Raises:
             ValueError: a row cannot be used; it is numbered from 1.
@@ -152,18 +151,22 @@ class LlavaNextVideoCollator:
                 self.read(row)
 
     def read(self, row: dict) -> tuple[Conversation, str, list[tuple[int, int]]]:
-        """A row as a conversation, as a text, and what is learned of the text, as (start, end) in characters."""
+        """A row as a conversation and as a text, and the learned parts of the text, as (start, end) in characters."""
         placeholders = {"image": self.processor.image_token, "video": self.processor.video_token}
         chat = read_row(row, placeholders)
         text, answers = write_chat(chat.messages, self.chat_template, self.processor.tokenizer.special_tokens_map)
         return chat, text, self.learned_spans(chat, answers)
 
     def errors_in_row(self, number: int, num_rows: int):
-        """A context that adds to errors which row of the batch they are about."""
+        """A context that adds the row in the batch to errors."""
         return errors_in_row(number, num_rows)
 
     def learned_spans(self, chat: Conversation, answers: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Those of a chat's answers that are learned, (start, end) in characters."""
+        """The answers of a chat that are learned, as (start, end) in characters.
+
+        Raises:
+            ValueError: the chat template does not mark each answer in one piece.
+        """
         if not (chat.num_given or self.last_turn_only):
             return answers
         num_answers = sum(message["role"] == "assistant" for message in chat.messages)
@@ -176,10 +179,10 @@ class LlavaNextVideoCollator:
         return answers[-1:] if self.last_turn_only else answers[chat.num_given :]
 
     def process(self, chats: list[Conversation], texts: list[str]) -> BatchFeature:
-        """What the processor makes of chats, padded on the right, with offsets.
+        """The processor's output for chats, padded on the right, with offsets.
 
         Raises:
-            ValueError: a row fails; it is found by reading them again, one by one.
+            ValueError: a row fails; which one is found by processing them again, one by one.
         """
         try:
             return self.call_processor(chats, texts)
@@ -200,7 +203,7 @@ class LlavaNextVideoCollator:
             "add_special_tokens": bos is None or not texts[0].startswith(bos),  # as in `apply_chat_template`
         }
         images = [chat.sources["image"] for chat in chats]
-        # Each in a list of its own: a list of pictures would be the frames of one video.
+        # Each in its own list: a list of pictures would be the frames of one video.
         videos = [[[video] for video in chat.sources["video"]] for chat in chats]
         return self.processor(
             text=texts,
@@ -211,7 +214,11 @@ class LlavaNextVideoCollator:
         )
 
     def cut(self, ids: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
-        """The tokens of a row, (L,), of which the end is dropped where there are more than `max_length`."""
+        """The tokens of a row, (L,), without the end if there are more than `max_length`.
+
+        Raises:
+            ValueError: tokens of images or videos, or all that is learned, would be cut off.
+        """
         kept = ids[: self.max_length]
         visual_ids = torch.tensor([self.processor.image_token_id, self.processor.video_token_id])
         visual, visual_kept = (int(torch.isin(tokens, visual_ids).sum()) for tokens in (ids, kept))
@@ -253,13 +260,13 @@ class LlavaNextVideoCollator:
         )
 
     def beside(self, tokens: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
-        """Tokens with more on the side of the padding."""
+        """Tokens with more of them on the side of the padding."""
         return torch.cat([tokens, more] if self.padding_side == "right" else [more, tokens])
 
 
 @contextmanager
 def errors_in_row(number: int, num_rows: int, where: str = " in the batch"):
-    """Add to an error which row it is about; `number` counts from 0."""
+    """Add the row to an error; `number` counts from 0."""
     try:
         yield
     except (ValueError, TypeError) as error:

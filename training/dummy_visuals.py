@@ -34,7 +34,7 @@ def dummy_video(processor: LlavaNextVideoProcessor, processor_kwargs: dict) -> D
 
 
 def dummy_image(processor: LlavaNextVideoProcessor, processor_kwargs: dict) -> DummyVisual:
-    """An image of as few tiles as there can be."""
+    """One image with as few tiles as possible."""
     height, width = min(processor.image_processor.image_grid_pinpoints, key=lambda size: size[0] * size[1])
     inputs = processor(text=[processor.image_token], images=Image.new("RGB", (width, height)), **processor_kwargs)
     return dummy(inputs, processor.image_token_id, ("pixel_values", "image_sizes"))

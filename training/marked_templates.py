@@ -1,8 +1,8 @@
 """Chat templates that mark what the assistant says, with `{% generation %}`, for labels.
 
-The marks are put into our own templates here, statement by statement, so there is no second copy of them: what a marked
-template writes is what the unmarked one writes. Checkpoints keep the unmarked, because plain Jinja does not know the
-marks.
+The marks are put into our own templates here, statement by statement, so there is no second copy of a template. A
+marked template writes the same text as the unmarked one. Checkpoints keep the unmarked one, because plain Jinja does
+not know the marks.
 """
 
 import re
@@ -18,7 +18,7 @@ IN_ANSWER = 'message["role"] == "assistant"'
 
 
 def marked(statement: str, condition: str = IN_ANSWER) -> str:
-    """A statement of a template, marked where a condition holds: in messages of the assistant."""
+    """A statement of a template, marked where a condition holds; by default in messages of the assistant."""
     return (
         f"{{%- if {condition} -%}}{{%- generation -%}}{statement}{{%- endgeneration -%}}"
         f"{{%- else -%}}{statement}{{%- endif -%}}"
@@ -37,8 +37,8 @@ MISTRAL_START, MISTRAL_END = (
     '{{- "[INST] " if message["role"] == "user" else " " -}}',
     '{{- " [/INST]" if message["role"] == "user" else " </s>" -}}',
 )
-# For each template: its statements that write of an answer, and what stands in their place. An answer begins where the
-# prompt of generation ends, so a space before its first word is part of it, and ends with its stop token.
+# For each template, the statements that write an answer, and their marked versions. An answer begins where a prompt for
+# generation ends, so it includes the space before its first word, and ends with its stop token.
 MARKS = {
     "vicuna_v1": {
         VICUNA_ROLE: VICUNA_ROLE.replace(": ", ":") + marked('{{- " " -}}'),
@@ -59,7 +59,7 @@ MARKS = {
 
 
 def marked_template(name: str) -> str:
-    """One of our chat templates with marks. `name` is that of a file in `processing/chat_templates/`."""
+    """One of our chat templates with marks; `name` is that of a file in `processing/chat_templates/`."""
     template = read_template(name)
     for statement, replacement in MARKS[name].items():
         assert template.count(statement) == 1, f"{name}.jinja has {statement} {template.count(statement)} times"
@@ -75,16 +75,15 @@ def training_chat_template(processor, chat_template: str | None = None) -> str:
     """The chat template to train with: one that marks what the assistant says, its stop token included.
 
     `processor.apply_chat_template(..., chat_template=training_chat_template(processor), tokenize=True,
-    return_dict=True, return_assistant_tokens_mask=True)` returns `assistant_masks` with it. What it writes is what the
-    unmarked template writes. Do not save it with a checkpoint: programs that write chats with plain Jinja would fail.
+    return_dict=True, return_assistant_tokens_mask=True)` returns `assistant_masks` with it. Do not save it with a
+    checkpoint: programs that write chats with plain Jinja would fail.
 
     Args:
-        processor: whose `chat_template` is used: as it is if it has marks, ours with marks if it is one of ours.
+        processor: its `chat_template` is used as it is if it has marks, and with marks if it is one of ours.
         chat_template: instead of the processor's, the name of one of ours (`"vicuna_v1"`), or a template with marks.
 
     Raises:
-        ValueError: there is no template, or it has no marks and is none of ours, or what it marks ends without a stop
-            token.
+        ValueError: there is no template, or it has no marks and is not one of ours, or it does not mark the stop token.
 
     >>> from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoProcessor
     >>> processor = LlavaNextVideoProcessor.from_pretrained(DEMO_CHECKPOINT)
@@ -115,8 +114,8 @@ def training_chat_template(processor, chat_template: str | None = None) -> str:
 
 
 def check_marks(template: str, special_tokens: dict):
-    """Raise a ValueError unless a template marks an answer and a stop token after it: without one in the labels, the
-    model would forget to stop."""
+    """Raise a ValueError unless a template marks an answer and the stop token after it. Without stop tokens in the
+    labels, the model would forget to stop."""
     words = "fourteen"
     chat = [{"role": role, "content": [{"type": "text", "text": words}]} for role in ("user", "assistant")]
     text, spans = write_chat(chat, template, special_tokens)
@@ -138,7 +137,7 @@ def write_chat(messages: list[dict], template: str, special_tokens: dict) -> tup
         special_tokens: of the tokenizer, by name; templates may use them.
 
     Returns:
-        The text, and where in it the assistant speaks: one (start, end) for each answer, in characters.
+        The text, and the place of each answer in it, as (start, end) in characters.
 
     Raises:
         ValueError: the template cannot write the chat.
@@ -151,7 +150,7 @@ def write_chat(messages: list[dict], template: str, special_tokens: dict) -> tup
 
     [text], [spans] = with_template_errors(render, tokenize=False)
     spans = [span for span in spans if span[0] < span[1]]
-    # Marks that touch are of one answer: its first space, its words, its stop token.
+    # Adjacent marks belong to one answer: its first space, its words, its stop token.
     starts = [spans[0][0]] if spans else []
     starts += [after[0] for before, after in pairwise(spans) if after[0] != before[1]]
     ends = [before[1] for before, after in pairwise(spans) if after[0] != before[1]]

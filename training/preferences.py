@@ -1,4 +1,4 @@
-"""From rows of preferences to a batch for TRL's `DPOTrainer`: `LlavaNextVideoPreferenceCollator`."""
+"""From rows with preferred answers to a batch for TRL's `DPOTrainer`: `LlavaNextVideoPreferenceCollator`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,13 +10,13 @@ from llava_next_video.training.labels import IGNORED
 
 
 class LlavaNextVideoPreferenceCollator(LlavaNextVideoCollator):
-    """Makes a batch of rows with two answers each, one of which is preferred, for TRL's `DPOTrainer`.
+    """Makes a batch from rows with two answers each, one of which is preferred, for TRL's `DPOTrainer`.
 
     A row has `prompt`, `chosen` and `rejected`, three lists of messages, and `videos` and `images` as in
     [`LlavaNextVideoCollator`], whose arguments it takes. Each video is read once for either answer.
 
-    `DPOTrainer` reads videos by itself, and fails at it, unless the rows have a column `images`: give them one, of
-    empty lists where there are none, and `remove_unused_columns=False`.
+    Without a column `images`, `DPOTrainer` tries to read videos itself, and fails. Give the rows one, with empty lists
+    where there are no images, and pass `remove_unused_columns=False`.
 
     Raises:
         ValueError: as [`LlavaNextVideoCollator`]; a row lacks one of the answers.
@@ -34,8 +34,8 @@ class LlavaNextVideoPreferenceCollator(LlavaNextVideoCollator):
         """Make a batch.
 
         Returns:
-            As [`LlavaNextVideoCollator`], of B chosen answers and then B rejected ones, with `completion_mask`,
-            (2 B, L) int64, 1 for the tokens of the answers, in place of `labels`.
+            As [`LlavaNextVideoCollator`], for B chosen answers and then B rejected ones; in place of `labels` it has
+            `completion_mask`, (2 B, L) int64, 1 for the tokens of the answers.
         """
         pairs = []
         for number, row in enumerate(rows):
@@ -47,7 +47,7 @@ class LlavaNextVideoPreferenceCollator(LlavaNextVideoCollator):
         return batch
 
     def errors_in_row(self, number: int, num_rows: int):
-        """As [`LlavaNextVideoCollator`]'s, for chosen answers and then rejected ones: rows are counted once."""
+        """As in [`LlavaNextVideoCollator`], where the batch has each row twice, with its chosen and rejected answer."""
         return errors_in_row(number % (num_rows // 2), num_rows // 2)
 
     def check(self, rows: Sequence[dict]):
@@ -59,10 +59,10 @@ class LlavaNextVideoPreferenceCollator(LlavaNextVideoCollator):
 
 
 def with_answers(row: dict) -> tuple[dict, dict]:
-    """A row with its chosen answer as `completion`, and with the rejected one.
+    """A row with its chosen answer as `completion`, and the same with the rejected one.
 
     Raises:
-        ValueError: it has none of a kind.
+        ValueError: the prompt or one of the answers is missing.
     """
     needed = ("prompt", "chosen", "rejected")
     if not isinstance(row, Mapping) or any(row.get(name) is None for name in needed):

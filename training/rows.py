@@ -1,6 +1,6 @@
 """Rows of a data set as conversations: `messages`, or `prompt` and `completion`, with the columns of their media.
 
-Rows are what TRL and `datasets` have; tables give every part of a message every key, as `None` where it has none.
+Rows have the form of TRL and `datasets`. In tables every part of a message has every key, `None` where it is not used.
 """
 
 import re
@@ -20,9 +20,9 @@ class Conversation:
     """A row that was read.
 
     Args:
-        messages: as `checked_conversation` returns them; parts of images and videos say their type and no more.
-        sources: under `"image"` and `"video"` what they are, in the order of their placeholders.
-        num_given: how many of the assistant's messages are of the prompt, and not to be learned.
+        messages: as from `checked_conversation`, but parts of images and videos have only their type.
+        sources: the images under `"image"` and the videos under `"video"`, in the order of their placeholders.
+        num_given: how many of the assistant's messages belong to the prompt and are not learned.
     """
 
     messages: list[dict]
@@ -34,10 +34,8 @@ def read_row(row, tokens: dict[str, str]) -> Conversation:
     """Read a row; no file is opened.
 
     Args:
-        row: `messages`, or `prompt` and `completion`, all lists of messages. Columns `images` and `videos` (lists, or
-            a single one as `image` and `video`) fill what has no source of its own, in order: parts such as
-            `{"type": "video"}`, and placeholders in texts. Where a row has no placeholder, they go before the text of
-            the first message of the user, images first, as in TRL. Other columns are ignored.
+        row: as in `LlavaNextVideoCollator`. Without placeholders, images go before videos, as in TRL. Other columns
+            are ignored.
         tokens: the placeholder of each kind.
 
     Raises:
@@ -79,7 +77,11 @@ def read_row(row, tokens: dict[str, str]) -> Conversation:
 
 
 def read_messages(row: Mapping) -> tuple[list[dict], list[dict]]:
-    """The messages of the prompt, which are not learned (with `messages`, none), and all messages."""
+    """The messages of `prompt`, which are not learned, and all messages; the first list is empty with `messages`.
+
+    Raises:
+        ValueError: the row has other columns, or a text in place of messages.
+    """
     given = [name for name in ("messages", "prompt", "completion") if row.get(name) is not None]
     if given not in (["messages"], ["prompt", "completion"]):
         raise ValueError(
@@ -98,7 +100,11 @@ def read_messages(row: Mapping) -> tuple[list[dict], list[dict]]:
 
 
 def media_of(row: Mapping, kind: str) -> list:
-    """The images or videos in a row's columns."""
+    """The images or videos in a row's columns.
+
+    Raises:
+        ValueError: it has a list of them and also a single one.
+    """
     several, single = COLUMNS[kind]
     given = [name for name in (several, single) if row.get(name) is not None]
     if len(given) == 2:
@@ -110,13 +116,13 @@ def media_of(row: Mapping, kind: str) -> list:
 
 
 def as_parts(message: dict) -> dict:
-    """A checked message, its content as a list of parts."""
+    """A checked message with its content as a list of parts."""
     content = message.get("content")
     return {**message, "content": content if isinstance(content, list) else [{"type": "text", "text": content or ""}]}
 
 
 def placeholders_in(part: dict, tokens: dict[str, str]) -> list[str]:
-    """The kinds of the placeholders that a part stands for, in order."""
+    """The kinds of a part's placeholders, in order: its own, or those in its text."""
     if part["type"] != "text":
         return [part["type"]]
     kinds = {token: kind for kind, token in tokens.items()}
@@ -124,7 +130,7 @@ def placeholders_in(part: dict, tokens: dict[str, str]) -> list[str]:
 
 
 def with_media_first(messages: list[dict], columns: dict[str, list]) -> list[dict]:
-    """The messages with placeholders for all media before the text of the user's first."""
+    """The messages with placeholders for all media before the text of the user's first one."""
     parts = [{"type": kind} for kind in KINDS for _ in columns[kind]]
     first = next((number for number, message in enumerate(messages) if message["role"] == "user"), None)
     if first is None:
@@ -134,7 +140,7 @@ def with_media_first(messages: list[dict], columns: dict[str, list]) -> list[dic
 
 
 def without_sources(message: dict) -> dict:
-    """A message whose parts of images and videos only say their type, so that templates see no more."""
+    """A message whose images and videos are reduced to their type, so that templates see nothing else."""
     return {
         **message,
         "content": [{key: value for key, value in part.items() if key not in KINDS} for part in message["content"]],

@@ -1,9 +1,9 @@
-"""Which parts of a model are trained, and how fast each."""
+"""Which parts of a model are trained, and with which learning rates."""
 
 from torch import nn
 
 
-# What parameters of a part have in their names.
+# Words in the names of each part's parameters.
 PARTS = {
     "vision_tower": {"vision_tower"},
     "projector": {"multi_modal_projector", "vision_resampler"},
@@ -13,10 +13,10 @@ PARTS = {
 
 
 def train_only(model: nn.Module, *parts: str) -> dict[str, int]:
-    """Have a model train these parts, and freeze the others.
+    """Train these parts of a model, and freeze the others.
 
-    Layers of the vision tower that never run stay frozen. Adapters of PEFT come after this: PEFT freezes everything
-    but them, and what its `modules_to_save` names.
+    Layers of the vision tower that never run stay frozen. Add PEFT's adapters after this call: PEFT freezes everything
+    but them and what its `modules_to_save` names.
 
     Args:
         model: a [`LlavaNextVideoForConditionalGeneration`] or [`LlavaNextVideoModel`].
@@ -24,7 +24,7 @@ def train_only(model: nn.Module, *parts: str) -> dict[str, int]:
             vectors `image_newline` and `faster_token`), `"language_model"` (with its head and embeddings).
 
     Returns:
-        For each part, how many of its weights are trained.
+        The number of trained weights of each part.
 
     Raises:
         ValueError: there is no such part, or none was named.
@@ -49,12 +49,12 @@ def parameter_groups(model: nn.Module, learning_rates: dict[str, float], weight_
     """Groups of parameters for an optimizer, with a learning rate for each part of the model.
 
     Args:
-        model: also one with adapters of PEFT, whose weights belong to the part that they are in.
-        learning_rates: for each part that is trained, named as in [`train_only`].
-        weight_decay: of matrices; vectors (biases, norms, newlines) have none.
+        model: may have adapters of PEFT, whose weights belong to the part that they are in.
+        learning_rates: for each trained part, named as in [`train_only`].
+        weight_decay: for matrices; vectors (biases, norms, newlines) have none.
 
     Raises:
-        ValueError: a part that is trained has no learning rate, or one that has is not trained.
+        ValueError: a trained part has no learning rate, or a part with one is not trained.
 
     Example:
 
@@ -82,6 +82,6 @@ def parameter_groups(model: nn.Module, learning_rates: dict[str, float], weight_
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter belongs to, by its name, which may have prefixes of what wraps the model."""
+    """The part of a parameter, by its name, which may have prefixes from wrappers around the model."""
     words = set(name.split("."))
     return next(part for part, names in PARTS.items() if words & names)

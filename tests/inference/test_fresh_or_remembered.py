@@ -341,7 +341,7 @@ def test_assistant_of_another_kind_in_a_folder(checkpoint, clip, tmp_path, kind)
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_error_for_the_name_of_an_assistant_in_a_call(checkpoint, clip, kind):
-    with pytest.raises(ValueError, match="assistant_model='folder' in a call; a call takes a model that is loaded"):
+    with pytest.raises(ValueError, match="assistant_model='folder' in a call, which takes only a loaded model"):
         make_pipeline(checkpoint)(clip, QUESTIONS[0], assistant_model=kind("folder"))
 
 
