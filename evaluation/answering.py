@@ -1,7 +1,7 @@
 """Asks many questions about few media, and loses no answer.
 
-Questions about the same media come one after another; while a batch is answered, a thread prepares the videos of the
-next. Answers go into a journal.
+Questions about the same media are asked one after another. While a batch is answered, a thread prepares the videos of
+the next one. Answers go into a journal.
 """
 
 from abc import ABC, abstractmethod
@@ -12,26 +12,26 @@ from llava_next_video.evaluation.journal import Journal
 from llava_next_video.evaluation.questions import Question, as_chat, batches, ordered_by_media
 
 
-NO_LOSS = [float("inf"), False]  # of an option about media that cannot be read
+NO_LOSS = [float("inf"), False]  # for an option about media that cannot be read
 OPTIONS_AT_ONCE = 16
-CANNOT_BE_USED = (ValueError, TypeError, OSError)  # what media and prompts raise
+CANNOT_BE_USED = (ValueError, TypeError, OSError)  # errors of media and prompts
 
 
 class Answerer(ABC):
-    """Answers questions; who does, the classes below say.
+    """Answers questions, by a pipeline or a server (the subclasses).
 
     Args:
         batch_size: how many questions are answered at once.
-        journal: where answers are kept, and found.
-        on_error: what happens at media that are missing or damaged: "raise", or "empty", an empty answer.
-        progress: called with the number of questions that were answered just now, and once, before anything is asked,
-            with the number of those that the journal has, and `in_journal=True`.
+        journal: keeps answers, and has those of earlier runs.
+        on_error: for media that are missing or damaged: "raise", or "empty" for an empty answer.
+        progress: called with the number of questions that were just answered; and once, before anything is asked, with
+            the number of those in the journal and `in_journal=True`.
 
     Attributes:
-        failures (`dict[str, Exception]`): with "empty", the names of the questions that got no answer, and why.
+        failures (`dict[str, Exception]`): with "empty", the names of the questions without an answer, and the errors.
 
     Raises:
-        ValueError: `on_error` or `batch_size` is something else.
+        ValueError: `on_error` or `batch_size` is impossible.
     """
 
     def __init__(
@@ -58,20 +58,21 @@ class Answerer(ABC):
         return self.results(questions, self.answer_batch, self.batch_size, "")
 
     def losses(self, questions: list[Question]) -> list[tuple[float, bool]]:
-        """For each question, the mean loss of its option's tokens as the answer, and whether each of them is the
+        """For each question, the mean loss of its option's tokens as the answer, and whether each token is the
         likeliest one. Raises as `answers`."""
         results = self.results(questions, self.losses_of_batch, OPTIONS_AT_ONCE, NO_LOSS)
         return [(loss, greedy) for loss, greedy in results]
 
     def results(self, questions: list[Question], ask: Callable[[list[Question]], list], size: int, empty) -> list:
-        """What `ask` returns for each question (an exception where it cannot be asked), which may be in the journal."""
+        """The result of each question, from the journal or from `ask`, which returns an exception for a question that
+        cannot be asked; `empty` is the result then."""
         to_ask: dict[object, Question] = {}  # equal questions are asked once
         places = [number if (key := question.key()) is None else str(key) for number, question in enumerate(questions)]
         for place, question in zip(places, questions):
             if question.key() not in self.journal:
                 to_ask.setdefault(place, question)
         for question in to_ask.values():
-            if question.error is not None and self.on_error == "raise":  # now, and not after hours of other questions
+            if question.error is not None and self.on_error == "raise":  # now, not after hours of other questions
                 self.kept(question, question.error, empty)
         self.progress(len(questions) - len(to_ask), in_journal=True)
         in_batches = list(batches(ordered_by_media(to_ask.values()), size))
@@ -95,7 +96,8 @@ class Answerer(ABC):
         ]
 
     def kept(self, question: Question, result, empty):
-        """A result, which the journal now has. A question that could not be asked is asked again by the next run."""
+        """Write a result into the journal and return it. A question that could not be asked is asked again in the next
+        run."""
         if not isinstance(result, Exception):
             self.journal.write(question.key(), question.name, result)
             return result
@@ -109,20 +111,19 @@ class Answerer(ABC):
 
     @abstractmethod
     def make_room(self, most_videos: int):
-        """Called before anything is asked, with the number of videos of the batch that has most."""
+        """Called before anything is asked, with the largest number of videos in a batch."""
 
     @abstractmethod
     def read(self, video: str):
-        """Prepare a video while other questions are answered. One that cannot be read is an error when it is asked
-        about."""
+        """Prepare a video while other questions are answered. Errors are ignored; they come again with the question."""
 
     @abstractmethod
     def answer_batch(self, batch: list[Question]) -> list[str | Exception]:
-        """The answers to questions that fit together; an exception for one that cannot be asked."""
+        """The answers to questions that fit together, with an exception for each that cannot be asked."""
 
     @abstractmethod
     def losses_of_batch(self, batch: list[Question]) -> list[list | Exception]:
-        """Of each option of one question, the mean loss of its tokens, and whether each of them is the likeliest."""
+        """For each option of one question, the mean loss of its tokens, and whether each token is the likeliest."""
 
 
 def videos_of(batch: list[Question]) -> list[str]:
@@ -130,7 +131,7 @@ def videos_of(batch: list[Question]) -> list[str]:
 
 
 def next_videos(in_batches: list[list[Question]], number: int) -> list[str]:
-    """The videos of the next batch that is about others than batch `number` is."""
+    """The videos of the next batch that is about other videos than batch `number`."""
     here = set(videos_of(in_batches[number]))
     for later in range(number + 1, len(in_batches)):
         if others := [video for video in videos_of(in_batches[later]) if video not in here]:
@@ -146,7 +147,7 @@ def chat_or_error(question: Question) -> list[dict] | Exception:
 
 
 def described_failures(failures: dict[str, Exception], most: int = 20) -> str:
-    """How many questions got no answer, which ones, and why."""
+    """The number of questions without an answer, their names, and the reasons."""
     named = [f"  {name}: {error}" for name, error in list(failures.items())[:most]]
     more = [f"  and {len(failures) - most} more"] if len(failures) > most else []
     return "\n".join(

@@ -1,7 +1,7 @@
 """`llava-next-video evaluate CHECKPOINT`: the columns of a table, measured with lmms-eval, next to the published ones.
 
-Nothing is sent: what lmms-eval loads through the Hub's library is taken from this machine, unless `--fetch` is given.
-The library reads that when it is imported, so what uses it is imported here when it is needed.
+The Hub's library is offline unless `--fetch` is given, so lmms-eval uses data on this machine only, and sends nothing.
+The library reads this setting when it is imported, so everything that uses it is imported inside functions here.
 """
 
 import argparse
@@ -50,10 +50,10 @@ def run(args: argparse.Namespace):
 
 
 def chosen_columns(table: str, tasks: str | None) -> list[Column]:
-    """The columns of a table, or those of them whose tasks are named, as in "july2024_videomme,july2024_nextqa_mc".
+    """The columns of a table, or only those of some tasks, as in "july2024_videomme,july2024_nextqa_mc".
 
     Raises:
-        ValueError: a task is none of that table.
+        ValueError: a task is not in that table.
     """
     columns = {column.task: column for column in TABLES[table]}
     if tasks is None:
@@ -77,8 +77,8 @@ def check_lmms_eval():
 
 
 def evaluated(args: argparse.Namespace, tasks: list[str]) -> tuple[dict | None, dict, dict[str, str]]:
-    """What lmms-eval returns (in the first process; `None` in others), the model's recipe, and why questions could not
-    be asked."""
+    """The results of lmms-eval (`None` except in the first process), the model's recipe, and the reasons of questions
+    that could not be asked."""
     import accelerate
     import torch
     from lmms_eval.evaluator import simple_evaluate  # pyright: ignore[reportMissingImports]
@@ -106,7 +106,7 @@ def evaluated(args: argparse.Namespace, tasks: list[str]) -> tuple[dict | None, 
             task_manager=manager,
             limit=args.limit,
             bootstrap_iters=0,
-            # What tasks and evaluator ask for of the command line of lmms-eval.
+            # Arguments of lmms-eval's command line that its tasks and evaluator use.
             cli_args=argparse.Namespace(output_path=str(args.output), process_with_media=False, reasoning_tags=None),
             distributed_executor_backend="torchrun",
         )
@@ -120,7 +120,7 @@ def evaluated(args: argparse.Namespace, tasks: list[str]) -> tuple[dict | None, 
 
 @contextmanager
 def errors_of_data():
-    """Say in one error why lmms-eval could not load data, which it tries several times."""
+    """Turn the error of lmms-eval's last try to load data into an OSError."""
     from tenacity import RetryError  # pyright: ignore[reportMissingImports]  # which lmms-eval needs
 
     try:
@@ -131,7 +131,7 @@ def errors_of_data():
 
 
 def model_arguments(args: argparse.Namespace) -> dict:
-    """Arguments of the model: the frames of July's model (`uniform_repeated`) for its table, unless others are said."""
+    """Arguments of the model; for the table of July 2024 with its rule for frames, `uniform_repeated`."""
     july = args.table == "july2024" and args.frame_sampling is None and args.fps is None
     return {
         "batch_size": args.batch_size,
@@ -162,7 +162,7 @@ def write_table(args: argparse.Namespace, columns: list[Column], results: dict, 
     if any(score.without_option for score in scores):
         notes.append(WITHOUT_OPTION)
     if args.limit is not None:
-        notes.append(f"Only the first {args.limit} questions of each task were asked: this is no score.")
+        notes.append(f"Only the first {args.limit} questions of each task were asked: this is not a score.")
     write_samples(args.output / "samples", results["samples"])
     text = as_markdown(scores, recipe, notes)
     (args.output / "table.md").write_text(text, encoding="utf-8")

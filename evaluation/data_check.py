@@ -1,4 +1,4 @@
-"""Is the data of a benchmark on this machine? If not: what to fetch, how large it is, and whether the disk holds it."""
+"""Is the data of a benchmark on this machine? If not: what to fetch, its size, and whether the disk has room for it."""
 
 import os
 import re
@@ -11,10 +11,10 @@ from llava_next_video.evaluation.published_table import DataSet
 
 
 def check_data(data_sets: Iterable[DataSet]):
-    """Check that questions and videos of data sets are where lmms-eval looks for them.
+    """Check that the questions and videos of data sets are where lmms-eval looks for them.
 
     Raises:
-        FileNotFoundError: some are not; says which to fetch, and how.
+        FileNotFoundError: some are missing; says what to fetch, and how.
     """
     missing = missing_of(data_sets)
     if not missing:
@@ -28,14 +28,14 @@ def check_data(data_sets: Iterable[DataSet]):
 
 
 def check_fetching(data_sets: Iterable[DataSet]) -> list[str]:
-    """Check that lmms-eval can fetch what is not here, and that the disk holds it.
+    """Check that lmms-eval can fetch what is missing, and that the disk has room for it.
 
     Returns:
-        What will be fetched, a line for each data set.
+        A line about each data set that will be fetched.
 
     Raises:
-        FileExistsError: lmms-eval would not fetch videos, because it finds a folder for them.
-        ConnectionError: the Hub does not say how large a data set is.
+        FileExistsError: lmms-eval would not fetch videos, because their folder exists.
+        ConnectionError: the size of a data set cannot be read from the Hub.
         OSError: the disk has too little space.
     """
     lines, needed = [], 0
@@ -55,7 +55,7 @@ def check_fetching(data_sets: Iterable[DataSet]) -> list[str]:
                 f"{type(error).__name__}: {error} See that the Hub can be reached (HF_ENDPOINT, HF_HUB_OFFLINE)."
             ) from error
         lines.append(f"fetching {data.repository}: {in_gigabytes(num_bytes)}")
-        # The archives, and what is unpacked from them; less what an earlier run has fetched.
+        # The archives and their unpacked files, less what an earlier run has fetched.
         needed += max(2 * num_bytes - fetched_bytes(data), 0)
     if needed > (free := free_bytes()):
         raise OSError(
@@ -67,7 +67,7 @@ def check_fetching(data_sets: Iterable[DataSet]) -> list[str]:
 
 
 def missing_of(data_sets: Iterable[DataSet]) -> list[DataSet]:
-    """Those data sets that are not here, by name."""
+    """The data sets that are not on this machine, by name."""
     return sorted({data for data in data_sets if not is_here(data)}, key=lambda data: data.repository)
 
 
@@ -84,7 +84,7 @@ def has_videos(data: DataSet) -> bool:
 
 
 def folder_of(repository: str) -> str:
-    """The folder in which the library `datasets` keeps a prepared data set: words begin with an underscore.
+    """The folder in which the library `datasets` keeps a prepared data set, with an underscore before each word.
 
     >>> folder_of("lmms-eval/PerceptionTest_Val"), folder_of("lmms-eval/NExTQA")
     ('lmms-eval___perception_test_val', 'lmms-eval___n_ex_tqa')
@@ -96,10 +96,10 @@ def folder_of(repository: str) -> str:
 
 
 def size_of(data: DataSet) -> int:
-    """How many bytes a data set has on the Hub.
+    """The size of a data set on the Hub, in bytes.
 
     Raises:
-        OSError, ValueError: there is no connection, offline mode, no such data set.
+        OSError, ValueError: there is no connection, or no such data set, or the Hub's library is offline.
     """
     from huggingface_hub import HfApi
 
@@ -108,7 +108,7 @@ def size_of(data: DataSet) -> int:
 
 
 def described_size(data: DataSet) -> str:
-    """How large a data set is on the Hub, for people."""
+    """The size of a data set on the Hub, as text."""
     try:
         return in_gigabytes(size_of(data))
     except (OSError, ValueError) as error:
@@ -116,7 +116,7 @@ def described_size(data: DataSet) -> str:
 
 
 def fetched_bytes(data: DataSet) -> int:
-    """How much of a data set an earlier run has left in the cache of the Hub's library."""
+    """Bytes of a data set that an earlier run left in the cache of the Hub's library."""
     from huggingface_hub import constants
 
     blobs = Path(constants.HF_HUB_CACHE) / f"datasets--{data.repository.replace('/', '--')}" / "blobs"
@@ -124,7 +124,7 @@ def fetched_bytes(data: DataSet) -> int:
 
 
 def free_bytes() -> int:
-    """Free space of the disk that HF_HOME is on, or will be."""
+    """Free bytes on the disk of HF_HOME, which may not exist yet."""
     home = hf_home()
     place = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
     return shutil.disk_usage(place).free

@@ -1,17 +1,17 @@
-"""What the tasks of lmms-eval say about the generation, as arguments of `generate`; and where an answer ends."""
+"""Generation settings of lmms-eval's tasks as arguments of `generate`, and the end of an answer."""
 
 from transformers import GenerationConfig
 
 
-LONGEST_ANSWER = 1024  # tokens, where a task gives no bound: that of the models that lmms-eval has for LLaVA
+LONGEST_ANSWER = 1024  # tokens, if a task sets no limit; as in lmms-eval's own models for LLaVA
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
 def generation_arguments(of_task: dict) -> tuple[dict, set[str]]:
-    """Arguments of `generate`, and the names of those that it does not know.
+    """Arguments of `generate`, and the names of settings that it does not have.
 
-    A task samples if it says so (`do_sample`), or gives a temperature above 0; what is only for sampling is left out
-    otherwise. `until` becomes `stop_strings`.
+    A task samples if it says so (`do_sample`) or has a temperature above 0; otherwise settings for sampling are left
+    out. `until` becomes `stop_strings`.
 
     >>> generation_arguments({"until": ["\\n\\n"], "temperature": 0, "top_p": 1.0, "max_new_tokens": 16})[0]
     {'max_new_tokens': 16, 'do_sample': False, 'stop_strings': ['\\n\\n']}
@@ -31,7 +31,7 @@ def generation_arguments(of_task: dict) -> tuple[dict, set[str]]:
 
 
 def up_to_stop_string(answer: str, stops: list[str]) -> str:
-    """An answer without the first of the stop strings in it, and what follows.
+    """An answer up to the first stop string in it.
 
     >>> up_to_stop_string("B\\n\\nBecause", ["\\n\\n"])
     'B'

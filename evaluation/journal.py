@@ -1,8 +1,8 @@
-"""A journal of answers: a run that was killed goes on with what it had.
+"""A journal of answers: a run that was killed continues with the answers it had.
 
-A folder with one file for each rank, a line of JSON for each answer, which is on the disk before the next question is
-asked. Any number of ranks reads what any number has written. An answer is found again only under everything that it
-depends on: the question, its media, and the model with its settings (`recipe`).
+The journal is a folder with one file for each rank, with one line of JSON for each answer. The line is on the disk
+before the next question is asked. The number of ranks may change between runs. An answer is found only under everything
+that it depends on: the question, its media, and the model with its settings (`recipe`).
 """
 
 import hashlib
@@ -15,8 +15,8 @@ class Journal:
     """The answers of earlier runs, and those of this one.
 
     Args:
-        folder: made if it is not there; `None` keeps answers in memory only.
-        recipe: what all answers depend on, as JSON has it: checkpoint, versions, frames, number format.
+        folder: created if it does not exist; `None` keeps answers in memory only.
+        recipe: what all answers depend on, in types of JSON: checkpoint, versions, frames, dtype.
         rank: of this process.
     """
 
@@ -40,7 +40,7 @@ class Journal:
         return self.answers[self.hashed(key)]
 
     def write(self, key: list | None, name: str, answer):
-        """Keep an answer (whatever JSON can hold); `name` of the question is for people who read the file."""
+        """Keep an answer in types of JSON; the question's `name` is for people who read the file."""
         if key is None:
             return
         self.answers[self.hashed(key)] = answer
@@ -60,7 +60,7 @@ class Journal:
 
 
 def read_answers(path: Path) -> dict[str, object]:
-    """The answers in a file by their keys; a line that is not complete is left out."""
+    """The answers in a file by their keys, without incomplete lines."""
     answers = {}
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:

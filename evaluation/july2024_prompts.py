@@ -40,12 +40,12 @@ def videomme_with_subtitles(document: dict) -> str:
 
 
 def egoschema(document: dict) -> str:
-    """The options bring their letters."""
+    """The options already have their letters."""
     return "\n".join([document["question"], *document["option"], LETTER_ONLY])
 
 
 def perceptiontest(document: dict) -> str:
-    """There are three options; every later one would be another C."""
+    """There are three options; a fourth would be another C."""
     options = [f"{LETTERS[min(number, 2)]}. {option}" for number, option in enumerate(document["options"])]
     return "\n".join([document["question"], *options, LETTER_ONLY])
 
@@ -86,9 +86,9 @@ def video_in(folder: str, name: str) -> str:
 
 
 def subtitles_of(document: dict) -> str:
-    """The subtitles that are shown at one of 32 evenly spread frames, each once.
+    """The subtitles that are shown at any of 32 evenly spread frames, each once.
 
-    The order is that of a set of their numbers, which is not always theirs: so were July's, and so they are today.
+    Their order is that of a Python set of their numbers, which is not always ascending: as in July, and still today.
     """
     path = hf_home() / "videomme" / "subtitle" / f"{document['videoID']}.srt"
     if not path.exists():
@@ -104,7 +104,7 @@ def subtitles_of(document: dict) -> str:
 
 
 def rate_and_length(video: str) -> tuple[float, int]:
-    """Frames per second, and how many there are, as the header says."""
+    """Frames per second and number of frames, from the header."""
     with av.open(video) as container:
         stream = container.streams.video[0]
         fps = float(stream.average_rate or 0)
@@ -113,8 +113,8 @@ def rate_and_length(video: str) -> tuple[float, int]:
 
 
 def cues_of(text: str) -> list[tuple[float, float, str]]:
-    """The cues of a file of subtitles (.srt): start and end in seconds, and the text in one line. Of several with the
-    same times the last one counts, in the place of the first."""
+    """The cues of a file of subtitles (.srt): start and end in seconds, and the text in one line. If several have the
+    same times, the last one takes the place of the first."""
     cues = {}
     for section in text.split("\n\n"):
         lines = section.split("\n")

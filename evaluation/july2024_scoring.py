@@ -1,8 +1,8 @@
 """The scoring of the table's benchmarks as it was in July 2024. Source: as in `july2024_prompts.py`.
 
-Each function gets a document and a list with the answer, and returns whether that is right (`accuracy`, 0 or 1) and
-whether no option was found in it (`no_option_found`). Such an answer is wrong; only NExT-QA guesses then, at random in
-July, here always the same option for the same question.
+Each function gets a document and a list with the answer, and returns whether it is right (`accuracy`, 0 or 1) and
+whether no option was found in it (`no_option_found`). Such an answer is wrong; only NExT-QA guesses then: at random in
+July, here always the same for the same question.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 LETTERS = "ABCDE"
-NONE = -1  # in place of an option's number
+NONE = -1  # number of no option
 
 
 def scored(is_right: bool, is_found: bool) -> dict[str, float]:
@@ -26,11 +26,11 @@ def nextqa(document: dict, answers: list[str]) -> dict[str, float]:
 
 
 def nextqa_option(document: dict, answer: str) -> int:
-    """The option that an answer names: by `(A)`, or else `A `, or else `A.`, or else, in more than five words, by its
-    text; of several the last one.
+    """The option that an answer names: by `(A)`, else by `A `, else by `A.`, else, in answers of more than five words,
+    by its text. Of several options the last one counts.
 
-    `A ` and `A.` may be the end of a longer word. Where several letters are found in these ways, only their last place
-    as a word of its own counts, and the first letter wins if none has one.
+    `A ` and `A.` may be the end of a longer word. If several letters are found like this, only their last place as a
+    separate word counts, and the first letter wins if none has one.
     """
     for character in ",.!?;:'":
         answer = answer.strip(character)
@@ -66,15 +66,15 @@ def egoschema(document: dict, answers: list[str]) -> dict[str, float]:
 
 
 def egoschema_submission(document: dict, answers: list[str]) -> dict:
-    """For the questions whose answers only a server knows: what it would be sent."""
+    """For questions whose answers only a server knows: the submission for that server."""
     number = egoschema_option(document, answers[0])
     return {"submission": {document["video_idx"]: number}, "no_option_found": float(number == NONE)}
 
 
 def egoschema_option(document: dict, answer: str) -> int:
-    """The option that an answer is, letter for letter: `A. The text.`, or else `The text.`, or else `A`.
+    """The option that an answer is equal to: `A. The text.`, else `The text.`, else `A`.
 
-    A text with several sentences is cut after the first one, without its full stop.
+    A text with several sentences is cut before the first one's full stop.
     """
     options = [option if option.endswith(".") else f"{option}." for option in document["option"]]
     halves = [option.split(". ") if ". " in option else [option, option] for option in options]

@@ -1,4 +1,4 @@
-"""What lmms-eval finds under the entry point `lmms_eval.models`: the model's name, and where its class is."""
+"""The entry point `lmms_eval.models`, where lmms-eval finds the model's name and the place of its class."""
 
 
 def manifest():

@@ -20,18 +20,17 @@ from llava_next_video.evaluation.server_answering import Server, ServerAnswerer
 
 
 class LlavaNextVideoForLmmsEval(lmms):
-    """A checkpoint as lmms-eval asks it.
+    """A checkpoint as a model of lmms-eval.
 
     Args:
-        pretrained: folder or Hub id of a checkpoint, which is used by its own recipe; with `server` what it is called
-            there.
-        batch_size: questions that are answered at once.
+        pretrained: folder or Hub id of a checkpoint, which is used with its own recipe; with `server`, its name there.
+        batch_size: how many questions are answered at once.
         device, device_map, dtype, attn_implementation: as for `load_pipeline`.
         num_frames, fps, frame_sampling: which frames are read, in place of the checkpoint's rule.
-        journal: folder in which answers are kept; a run that was stopped goes on with them.
-        on_error: what happens at media that are missing or damaged: "raise", or "empty", an empty answer.
+        journal: folder for answers; a run that was stopped continues with them.
+        on_error: for media that are missing or damaged: "raise", or "empty" for an empty answer.
         server: address of a server that has the checkpoint, as in "http://localhost:8000/v1"; nothing is loaded here.
-        send_videos: send it what is in videos, in place of their paths.
+        send_videos: send it the contents of videos, not their paths.
     """
 
     is_simple = True
@@ -79,8 +78,8 @@ class LlavaNextVideoForLmmsEval(lmms):
         return self.ask(requests, self.answerer.answers, "")
 
     def loglikelihood(self, requests: list) -> list[GenerationResult]:
-        """For each request the mean loss of its option's tokens (the lower, the likelier), and whether they are the
-        likeliest ones. lmms-eval would turn a bare pair into text."""
+        """For each request the mean loss of its option's tokens, and whether they are the likeliest ones. They are
+        wrapped, because lmms-eval would turn a bare pair into text."""
         results = self.ask(requests, self.answerer.losses, tuple(NO_LOSS))
         return [GenerationResult(text=result) for result in results]
 
@@ -100,7 +99,7 @@ class LlavaNextVideoForLmmsEval(lmms):
 
 
 def advance(bar: tqdm, questions: int, in_journal: bool = False):
-    """Show questions as answered; those of the journal took no time, and say nothing of the time left."""
+    """Show questions as answered. Those in the journal do not count for the time that is left."""
     if in_journal:
         bar.initial = questions
     bar.update(questions)

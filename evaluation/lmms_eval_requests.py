@@ -1,6 +1,6 @@
 """Requests of lmms-eval (0.7.3, `lmms_eval/api/instance.py`) as questions.
 
-The arguments of a request are its text, those of the generation (or the option whose loss is wanted), a function that
+The arguments of a request are its text, the generation's settings (or the option whose loss is wanted), a function that
 returns the media of a document, the document's number, the task, and the split of the task's data.
 """
 
@@ -18,7 +18,7 @@ logger = logging.get_logger(__name__)
 
 
 def questions_of(requests: list, documents: dict) -> list[Question | None]:
-    """The question of each request; `None` for one that only makes the ranks even, whose answer nobody looks at.
+    """The question of each request; `None` for a request that only gives all ranks the same number, and has no use.
 
     Args:
         documents: by task, split and number.
@@ -50,11 +50,11 @@ def question_of(arguments: tuple, documents: dict) -> Question:
     try:
         media = list(doc_to_visual(document) or []) if doc_to_visual is not None else []
         videos = tuple(part["video"] for part in as_parts(media) if isinstance(part.get("video"), str))
-    except SystemExit as error:  # what tasks do about a video that is not there
+    except SystemExit as error:  # of a task that misses a video
         return replace(question, error=FileNotFoundError(f"{error.code}."))
     except (ValueError, TypeError, OSError) as error:
         return replace(question, error=error)
-    # Pictures are made again when they are needed, so that those of all questions are not in memory.
+    # Pictures are loaded again when they are needed, so that not all of them are in memory.
     in_files = all(isinstance(medium, str | Path) for medium in media)
     again = (lambda: media) if in_files else (lambda: list(doc_to_visual(document)))
     return replace(question, media=again, media_id=media_id(media), videos=videos)

@@ -1,4 +1,4 @@
-"""The pipeline that a benchmark asks, and everything its answers depend on."""
+"""The pipeline for a benchmark, and everything that its answers depend on."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def load_pipeline(
 
 
 def refuse_with_server(**arguments):
-    """Raise a ValueError for arguments of loading, which is the server's affair."""
+    """Raise a ValueError for arguments of loading: a server has loaded its checkpoint."""
     if given := {name: str(value) for name, value in arguments.items() if value not in (None, "auto")}:
         raise ValueError(
             f"The evaluation got {given} and a server, which has loaded the checkpoint already. Start the server with "
@@ -60,7 +60,7 @@ def refuse_with_server(**arguments):
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Number of this process, and of all that torchrun or accelerate started."""
+    """Number of this process, and how many torchrun or accelerate started."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -73,8 +73,8 @@ def device_of_rank() -> str | None:
 
 
 def recipe_of(pipe: VideoTextToTextPipeline, pretrained: str, processor_kwargs: dict) -> dict:
-    """What the answers of a pipeline depend on, besides the questions, as JSON has it: the checkpoint and its weights,
-    how it is run, and versions."""
+    """What a pipeline's answers depend on besides the questions, in types of JSON: the checkpoint and its weights,
+    settings, and versions."""
     config, processor = pipe.model.config, pipe.processor
     frames = {name: getattr(processor.video_processor, name) for name in ("num_frames", "frame_sampling", "fps")}
     frames["time_instruction"] = processor.video_processor.time_instruction
@@ -93,7 +93,7 @@ def recipe_of(pipe: VideoTextToTextPipeline, pretrained: str, processor_kwargs: 
 
 
 def weights_of(pretrained: str) -> str | None:
-    """Identifies the files of weights in a folder by their names, sizes and times of change."""
+    """A hash of names, sizes and times of change of the files of weights in a folder; None if there are none."""
     files = [path for pattern in WEIGHTS for path in sorted(Path(pretrained).glob(pattern))]
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashed(repr(facts)) if facts else None

@@ -1,4 +1,4 @@
-"""How likely a model finds each of several texts as the answer to a question; the prompt runs once for all of them.
+"""How likely each of several texts is as the answer to a question. The prompt runs once for all of them.
 
 Shape letters: P tokens of the prompt, O options, T tokens of the longest option, V vocabulary.
 """
@@ -17,13 +17,13 @@ def option_losses(
     pipe: VideoTextToTextPipeline, chat: list[dict], options: list[str], processor_kwargs: dict
 ) -> list[tuple[float, bool]]:
     """For each option, the mean loss (natural logarithm) of its tokens as the assistant's answer, without the end of
-    the turn; and whether each of them is the likeliest one.
+    the turn; and whether each token is the likeliest one.
 
     Raises:
-        ValueError: an option has no tokens; or what the pipeline raises at the chat.
+        ValueError: an option has no tokens; also the pipeline's errors about the chat.
     """
     ids = [option_ids(pipe, chat, option) for option in options]
-    sample = pipe.prepare(Chat(chat), processor_kwargs, None)
+    sample = pipe.preprocess(Chat(chat), processor_kwargs)["samples"]
     for video in sample.videos:
         pipe.encode(video, pipe.memory.times_forgotten)
     prompt = pipe.ensure_tensor_on_device(**sample.inputs)
@@ -43,7 +43,7 @@ def option_losses(
 
 
 def option_ids(pipe: VideoTextToTextPipeline, chat: list[dict], option: str) -> torch.Tensor:
-    """Tokens of an option (T,), as they are after the prompt's last words."""
+    """Tokens of an option after the prompt's last words, (T,)."""
     tokenizer, prompt = pipe.tokenizer, prompt_without_media(pipe, chat)
     before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     ids = tokenizer(prompt + option, add_special_tokens=False)["input_ids"][len(before) :]
@@ -53,7 +53,7 @@ def option_ids(pipe: VideoTextToTextPipeline, chat: list[dict], option: str) -> 
 
 
 def prompt_without_media(pipe: VideoTextToTextPipeline, chat: list[dict]) -> str:
-    """A text that ends as the prompt of a chat does."""
+    """A text with the same end as the prompt of a chat."""
     texts = [part for message in chat for part in message["content"] if part["type"] == "text"]
     only_text = [{"role": "user", "content": texts}]
     return pipe.processor.apply_chat_template(only_text, add_generation_prompt=True, tokenize=False)

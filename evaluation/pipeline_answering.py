@@ -1,5 +1,5 @@
-"""Questions that a pipeline answers, as fast as one can: each video is read and encoded once, and read while the one
-before is asked about. The answers are those of a plain pipeline that is asked the same questions in the same batches.
+"""Questions that a pipeline answers as fast as it can: each video is read and encoded once, and read during questions
+about the one before. The answers are those of a plain pipeline with the same questions in the same batches.
 """
 
 from contextlib import suppress
@@ -16,8 +16,8 @@ class PipelineAnswerer(Answerer):
 
     Args:
         pipe: made by `pipeline("video-text-to-text", ...)`; its memory is made large enough for three batches.
-        processor_kwargs: of every call: `num_frames`, `fps`, `frame_sampling`.
-        kwargs: as of `Answerer`.
+        processor_kwargs: for every call: `num_frames`, `fps`, `frame_sampling`.
+        kwargs: of `Answerer`.
     """
 
     def __init__(self, pipe: VideoTextToTextPipeline, processor_kwargs: dict, **kwargs):
@@ -55,7 +55,7 @@ class PipelineAnswerer(Answerer):
 
 
 def answer_of(record: dict, arguments: dict) -> str | Exception:
-    """The answer in a record of the pipeline, which ends before the first stop string."""
+    """The answer in a record of the pipeline, up to the first stop string."""
     if "error" in record:
         return record["error"]
     return up_to_stop_string(record["generated_text"], arguments.get("stop_strings", [])).strip()

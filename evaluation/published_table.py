@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set on the Hub, and where its videos are, as a folder of HF_HOME."""
+    """A data set on the Hub, and the folder of its videos in HF_HOME."""
 
     repository: str
     videos: str
@@ -26,11 +26,11 @@ class Column:
     """A column of a table.
 
     Args:
-        name: what is printed.
+        name: for people.
         task: of lmms-eval, which measures it.
-        published: the figure of LLaVA-NeXT-Video-32B-Qwen, in percent; `None` where there is none.
-        data: what the task reads.
-        is_right: whether a sample as lmms-eval logs it was answered right; `None` for a task whose answers only a
+        published: the figure of LLaVA-NeXT-Video-32B-Qwen, in percent; `None` if there is none.
+        data: that the task reads.
+        is_right: whether the answer in a sample that lmms-eval logs is right; `None` for a task whose answers only a
             server knows.
     """
 
@@ -45,6 +45,10 @@ def equals_truth(sample: dict) -> bool:
     return str(sample["score"]["pred"]) == str(sample["score"]["ground_truth"])
 
 
+def is_right_in_videomme(sample: dict) -> bool:
+    return sample["videomme_perception_score"]["score"] == 1.0
+
+
 TABLES = {
     "july2024": (
         Column("NExT-QA (MC)", "july2024_nextqa_mc", 77.31, NEXTQA),
@@ -57,20 +61,8 @@ TABLES = {
     # Without the task `egoschema`, which sends the answers to a server.
     "current": (
         Column("NExT-QA (MC)", "nextqa_mc_test", 77.31, NEXTQA, lambda sample: bool(sample["exact_match"])),
-        Column(
-            "Video-MME",
-            "videomme",
-            60.2,
-            VIDEOMME,
-            lambda sample: sample["videomme_perception_score"]["score"] == 1.0,
-        ),
-        Column(
-            "Video-MME with subtitles",
-            "videomme_w_subtitle",
-            63.0,
-            VIDEOMME,
-            lambda sample: sample["videomme_perception_score"]["score"] == 1.0,
-        ),
+        Column("Video-MME", "videomme", 60.2, VIDEOMME, is_right_in_videomme),
+        Column("Video-MME with subtitles", "videomme_w_subtitle", 63.0, VIDEOMME, is_right_in_videomme),
         Column("EgoSchema (subset)", "egoschema_subset", None, EGOSCHEMA, equals_truth),
         Column(
             "Perception Test (val)",

@@ -1,7 +1,7 @@
-"""The questions of a benchmark: what is asked about which media, and in which order that is cheapest.
+"""The questions of a benchmark, their media, and the cheapest order to ask them in.
 
-A medium is what the tasks of lmms-eval give as one: a path of a video or a picture, a PIL image, frames, or a
-dictionary `{"type": ..., "url": ...}`.
+Tasks of lmms-eval give as a medium the path of a video or a picture, a PIL image, frames, or a dictionary
+`{"type": ..., "url": ...}`.
 """
 
 import os
@@ -17,7 +17,7 @@ from llava_next_video.reading.addresses import is_web_address
 
 PICTURE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SOUND_ENDINGS = {".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav"}
-SOUND_KEYS = {"array", "sampling_rate"}  # of a sound as the library `datasets` has it
+SOUND_KEYS = {"array", "sampling_rate"}  # of a sound in the library `datasets`
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Question:
     """One request of a benchmark.
 
     Args:
-        task, document: where it comes from; for reports.
-        text: what is asked, without placeholders for the media.
-        media: returns the media that it is asked about. Pictures are in memory only while they are needed.
-        media_id: identifies them over several runs, contents included; `None` if that is not possible.
-        videos: paths of the videos among them, to be read while other questions are answered.
-        arguments: of the generation, as `generation_arguments.py` makes them.
+        task, document: its source, for reports.
+        text: without placeholders for the media.
+        media: returns the media. Pictures are in memory only while they are needed.
+        media_id: identifies the media and their contents over several runs; `None` if that is not possible.
+        videos: paths of the videos among the media, which are read while other questions are answered.
+        arguments: of `generate`, see `generation_arguments.py`.
         option: a text whose loss as the answer is wanted, instead of an answer.
         error: why there are no media.
-        occurrence: distinguishes questions that are equal but are to be answered anew, with sampling.
+        occurrence: numbers equal questions that are answered several times, with sampling.
     """
 
     task: str
@@ -53,19 +53,18 @@ class Question:
 
     @property
     def group(self) -> Hashable:
-        """Equal for questions about the same media."""
+        """A value that is equal for questions about the same media."""
         return (self.task, self.document) if self.media_id is None else self.media_id
 
     def fits(self, other: "Question") -> bool:
-        """Whether it can be answered in one batch with another: with the same arguments; options need the same
-        question."""
+        """Whether both can be answered in one batch: they have the same arguments, or are options of one question."""
         if self.option is None or other.option is None:
             return self.option is other.option and self.arguments == other.arguments
         return (self.group, self.text) == (other.group, other.text)
 
     def key(self) -> list | None:
-        """What its answer depends on, apart from the model, as JSON has it; `None` if the media are not identified.
-        Questions with equal keys have equal answers."""
+        """What the answer depends on apart from the model, in types of JSON: questions with equal keys have equal
+        answers. `None` if the media cannot be identified."""
         if self.media_id is None or self.error is not None:
             return None
         arguments = sorted(self.arguments.items())
@@ -73,7 +72,7 @@ class Question:
 
 
 def ordered_by_media(questions: Iterable[Question]) -> list[Question]:
-    """Questions about the same media one after another, in the order in which the media first come."""
+    """The questions with those about the same media together, in the order in which the media first appear."""
     groups: dict[Hashable, list[Question]] = {}
     for question in questions:
         groups.setdefault(question.group, []).append(question)
@@ -93,9 +92,9 @@ def batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]
 
 
 def media_id(media: list) -> Hashable:
-    """Identify media over several runs: files by path, size and time of change, other things by their contents.
+    """Identify media over several runs: files by path, size and time of change, others by their contents.
 
-    `None` where that is not possible, as for addresses in the web, whose contents may change.
+    `None` where that is not possible, as for web addresses, whose contents may change.
     """
     parts = tuple(identity(medium) for medium in media)
     return None if None in parts else parts

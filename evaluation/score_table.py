@@ -1,4 +1,4 @@
-"""Scores beside the published ones: how many questions, how sure, and what they were asked with."""
+"""The table of scores next to the published ones, with the number of questions, intervals, and settings."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ NORMAL_95 = 1.959963984540054  # 97.5 % of a normal distribution are below
 
 @dataclass(frozen=True)
 class Score:
-    """One column, measured.
+    """One measured column.
 
     Args:
         name, task, published: as in `Column`.
         questions: how many were asked.
         right: how many were answered right; `None` if only a server knows.
-        without_option: in how many answers the scoring found no option; `None` where it does not say so.
+        without_option: how many answers have no option that the scoring finds; `None` if the scoring does not tell.
         unasked: how many could not be asked, and count as empty answers.
         prompts_sha256: of all prompts, one after another in the order of the data.
     """
@@ -40,12 +40,12 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the score of endlessly many such questions lies with a certainty of 95 %, in percent."""
+        """The 95 % confidence interval of the score, in percent."""
         return None if self.right is None else wilson_interval(self.right, self.questions)
 
 
 def wilson_interval(right: int, questions: int) -> tuple[float, float]:
-    """Wilson's interval of 95 % of a part, in percent; the questions count as independent.
+    """Wilson's 95 % confidence interval of a proportion, in percent, as if the questions were independent.
 
     >>> [round(bound, 2) for bound in wilson_interval(6021, 10000)]
     [60.06, 61.2]
@@ -78,7 +78,7 @@ def score_of(column: Column, samples: list[dict], failures: dict[str, str]) -> S
 
 
 def as_markdown(scores: list[Score], recipe: dict, notes: list[str]) -> str:
-    """The table, what it was measured with, and notes, as Markdown."""
+    """The table with the recipe and notes, as Markdown."""
     lines = [
         "| | score | 95 % | published (32B-Qwen) | questions | no option found | not asked |",
         "|---|---|---|---|---|---|---|",
@@ -103,7 +103,7 @@ def as_markdown(scores: list[Score], recipe: dict, notes: list[str]) -> str:
 
 
 def as_json(scores: list[Score], recipe: dict, notes: list[str], failures: dict[str, str]) -> str:
-    """The same for programs, with hashes of the prompts, and every question that could not be asked."""
+    """The table for programs, with every question that could not be asked."""
     rows = [asdict(score) | {"percent": score.percent, "interval_95": score.interval} for score in scores]
     return json.dumps({"scores": rows, "recipe": recipe, "notes": notes, "not_asked": failures}, indent=1) + "\n"
 

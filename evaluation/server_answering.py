@@ -1,7 +1,7 @@
 """Questions that a server answers over OpenAI's interface: `llava-next-video serve`, vLLM, or another one.
 
-The video itself is named, or sent, and the server reads it by the checkpoint's recipe. (lmms-eval's own models of
-servers send frames as single pictures unless told otherwise, of which LLaVA-NeXT-Video makes more and other tokens.)
+The video's path or its contents are sent, and the server reads it with the checkpoint's recipe. (By default lmms-eval's
+own models for servers send frames as single pictures, from which LLaVA-NeXT-Video makes more and other tokens.)
 """
 
 import base64
@@ -21,28 +21,28 @@ from llava_next_video.evaluation.questions import Question
 from llava_next_video.reading.addresses import scheme_of
 
 
-# What each server calls the arguments of the reader, by what its list of models says of their owner.
+# How each server takes arguments of its reader, by the owner of the model in its list of models.
 FIELDS_OF_FRAMES = {
     "llava-next-video": lambda frames: {"chat_template_kwargs": frames},
     "vllm": lambda frames: {"media_io_kwargs": {"video": frames}},
 }
-REFUSED = (400, 413, 422)  # what HTTP says of a question that cannot be asked; everything else is the server's failure
-TRIES, SECONDS = 5, 600  # of one question
+REFUSED = (400, 413, 422)  # HTTP status of a question that cannot be asked; any other error is the server's
+TRIES, SECONDS = 5, 600  # for one question
 
 
 class Server:
-    """A server and the model that it is asked for.
+    """A server and one of its models.
 
     Args:
         address: as in "http://localhost:8000/v1".
-        model: what the server calls it.
-        frames: `num_frames`, `fps`, `frame_sampling`, where the server's own are not meant.
-        send_videos: send what is in videos and pictures, in place of their paths, which the server has to be allowed
-            to open.
+        model: its name on the server.
+        frames: `num_frames`, `fps`, `frame_sampling`, to replace the server's own.
+        send_videos: send the contents of videos and pictures, not their paths, which the server would have to be
+            allowed to open.
 
     Raises:
         ImportError: the library `openai` is not installed.
-        ValueError: the server has no such model, or cannot be told frames.
+        ValueError: the server has no such model, or takes no `frames`.
         ConnectionError: it does not answer.
     """
 
@@ -50,14 +50,18 @@ class Server:
         import openai
 
         self.address, self.model, self.send_videos = address, model, send_videos
-        # Without a key in the environment: most servers of one's own want none, and the client wants some.
+        # Local servers rarely need a key, but the client needs one.
         key = os.environ.get("OPENAI_API_KEY", "none")
         self.client = openai.OpenAI(base_url=address, api_key=key, max_retries=TRIES - 1, timeout=SECONDS)
         self.owner = self.owner_of_model()
         self.frames, self.fields = frames or {}, self.fields_of(frames or {})
 
     def owner_of_model(self) -> str:
-        """What the server says it is, in its list of models."""
+        """The model's owner in the server's list of models, which tells the kind of server.
+
+        Raises:
+            ValueError: the model is not in the list.
+        """
         with errors_of_server(self.address):
             models = {model.id: model.owned_by for model in self.client.models.list().data}
         if self.model not in models:
@@ -96,8 +100,7 @@ class Server:
         return up_to_stop_string(completion.choices[0].message.content or "", arguments.get("stop_strings", [])).strip()
 
     def recipe(self) -> dict:
-        """What answers depend on, as far as it is known here, as JSON has it. Which weights the server has it does not
-        say."""
+        """What answers depend on, in types of JSON, as far as it is known: the server does not tell its weights."""
         versions = {name: version(name) for name in ("llava-next-video", "openai")}
         server = {"server": self.address, "owner": self.owner, "send_videos": self.send_videos}
         return {"checkpoint": self.model, **server, "frames": self.frames, "versions": versions}
@@ -105,7 +108,7 @@ class Server:
 
 @contextmanager
 def errors_of_server(address: str):
-    """Turn errors of the client into one of the question, a ValueError, or of the server, a ConnectionError."""
+    """Turn errors of the client into a ValueError about the question, or a ConnectionError about the server."""
     import openai
 
     try:
@@ -121,14 +124,14 @@ def errors_of_server(address: str):
 
 
 class ServerAnswerer(Answerer):
-    """Asks a server, `batch_size` questions at a time. Other arguments as of `Answerer`."""
+    """Asks a server, `batch_size` questions at a time. Other arguments as in `Answerer`."""
 
     def __init__(self, server: Server, **kwargs):
         super().__init__(**kwargs)
         self.server = server
 
     def make_room(self, most_videos: int):
-        """Nothing: what is remembered is the server's affair."""
+        """Nothing: the server decides what it remembers."""
 
     def read(self, video: str):
         """Nothing: the server reads."""
@@ -143,7 +146,7 @@ class ServerAnswerer(Answerer):
             return chat
         try:
             return self.server.answer(chat, question.arguments)
-        except ConnectionError:  # of no single question
+        except ConnectionError:  # not about this question
             raise
         except CANNOT_BE_USED as error:
             return error
@@ -156,10 +159,10 @@ class ServerAnswerer(Answerer):
 
 
 def fields_of_generation(arguments: dict) -> dict:
-    """Arguments of `generate`, as OpenAI's interface has them.
+    """Arguments of `generate` as fields of OpenAI's interface.
 
     Raises:
-        ValueError: one of them it does not have.
+        ValueError: the interface does not have one of them.
 
     >>> fields_of_generation({"max_new_tokens": 16, "do_sample": False, "stop_strings": ["x"]})
     {'max_tokens': 16, 'temperature': 0, 'stop': ['x']}
@@ -185,7 +188,7 @@ def as_openai_part(part: dict, send_videos: bool) -> dict:
     """A part of a chat in OpenAI's form.
 
     Raises:
-        ValueError: it is a video that is no file.
+        ValueError: it is a video that is not a file.
         OSError: the file cannot be read.
     """
     kind = part["type"]

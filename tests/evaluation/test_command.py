@@ -320,7 +320,7 @@ def test_the_command_writes_table_samples_and_notes(data, tmp_path, monkeypatch,
     printed = capsys.readouterr().out
     assert (output / "table.md").read_text() + "\n" == printed
     assert "| NExT-QA (MC) | 66.67 |" in printed
-    assert "Only the first 3 questions of each task were asked: this is no score." in printed
+    assert "Only the first 3 questions of each task were asked: this is not a score." in printed
     assert "in NExT-QA each is a guess" in printed
     assert json.loads((output / "table.json").read_text())["recipe"]["versions"]["lmms-eval"] == "0.7.3"
     lines = (output / "samples" / "july2024_nextqa_mc.jsonl").read_text().splitlines()
