@@ -2,8 +2,8 @@
 
 Importing this package makes transformers use its classes for every `llava_next_video` checkpoint: `AutoConfig`, the
 `AutoModel...` classes, `AutoProcessor` and `AutoVideoProcessor` return the classes below, and
-`pipeline("video-text-to-text")` exists. None of it is imported before it is used: `__init__.pyi` says where the names
-of this package come from, `registration.py` what waits for which part of transformers.
+`pipeline("video-text-to-text")` exists. Nothing is imported before it is used: `__init__.pyi` says where this package's
+names come from, and `registration.py` which part of transformers each class waits for.
 """
 
 from importlib.metadata import version

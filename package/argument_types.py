@@ -1,6 +1,6 @@
 """Types of arguments of the command line: each turns a word into a value, or says what it should have been.
 
-They import nothing, so that a mistake is told at once.
+They import nothing of torch or transformers, so that a mistake is reported at once.
 """
 
 import re

@@ -7,8 +7,7 @@ from llava_next_video.inference.chat import VideoChat, converse
 from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTextPipeline
 from llava_next_video.model_for_answers import load_pipeline, sampling_arguments
 from llava_next_video.named_videos import TYPED_LIMITS, opened_videos
-from llava_next_video.question_files import answer_questions
-from llava_next_video.registration import DEMO_CHECKPOINT
+from llava_next_video.question_files import answer_questions, facts_of_model
 from llava_next_video.waiting import AnswerStreamer, Waiting, is_shown
 
 
@@ -30,19 +29,18 @@ def ask(args: argparse.Namespace):
     if args.json:
         video = args.video if len(args.video) > 1 else args.video[0]
         record = {"video": video, "question": args.question, "answer": answer["generated_text"]}
-        demo = {"demo": True} if args.model is None else {}
-        print(json.dumps({**record, "model": args.model or DEMO_CHECKPOINT, **demo}, ensure_ascii=False))
+        print(json.dumps(record | facts_of_model(args), ensure_ascii=False))
 
 
 def chat(args: argparse.Namespace):
-    """Talk about a video: a question a line, answered in the light of the ones before. The video is encoded once."""
+    """Talk about a video: one question a line, answered with those before in mind. The video is encoded once."""
     videos = opened_videos(args.video)
     pipe = load_pipeline(args, TYPED_LIMITS, videos[0])
     converse(ShownChat(pipe, videos if len(videos) > 1 else videos[0], **call_arguments(args)))
 
 
 class ShownChat(VideoChat):
-    """A chat that says on a terminal what it is doing, until the answer comes."""
+    """A chat that shows on a terminal what it is doing, until the answer comes."""
 
     def ask(self, question: str, **kwargs) -> str:
         with Waiting("reading the question" if self.messages else "reading the video") as waiting:
@@ -51,7 +49,7 @@ class ShownChat(VideoChat):
 
 
 def streamer_arguments(pipe: VideoTextToTextPipeline, waiting: Waiting, prints: bool) -> dict:
-    """What prints the answer as it comes, or counts its tokens where somebody sees that."""
+    """The streamer that prints the answer as it is generated, or counts its tokens on a terminal; none otherwise."""
     if not prints and (not is_shown() or (pipe.model.generation_config.num_beams or 1) > 1):  # beams have no stream
         return {}
     return {"streamer": AnswerStreamer(pipe.tokenizer, waiting, prints)}

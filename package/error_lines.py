@@ -1,10 +1,10 @@
-"""Errors of a command as one line, where they are no mistake of this package."""
+"""Errors of a command as one line, unless they are bugs."""
 
 from llava_next_video.modeling.checkpoint_settings import UntrustedCheckpoint
 
 
 EXPECTED = (ValueError, OSError, ImportError, UntrustedCheckpoint)
-# How torch words what a machine lacks, in errors of types that it uses for everything else, too.
+# Parts of torch's messages about what a machine lacks; their types are those of any other error.
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 DEVICE_TROUBLE = (
     "CUDA error",
@@ -21,7 +21,7 @@ LESS_MEMORY = (
 
 
 def line_of(error: Exception) -> str | None:
-    """What to tell the user, in one line; `None` for an error that is a bug, and wants its traceback."""
+    """The line for the user; `None` for a bug, which needs its traceback."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MemoryError) or is_about(error, OUT_OF_MEMORY):
         return f"The memory of this machine or device is not enough: {text.rstrip('.')}. {LESS_MEMORY}"
@@ -33,5 +33,5 @@ def line_of(error: Exception) -> str | None:
 
 
 def is_about(error: Exception, signs: tuple[str, ...]) -> bool:
-    """Whether an error of torch or of what it is built on has one of these pieces in its text."""
+    """Whether an error of torch, or of a library below it, has one of these texts in its message."""
     return isinstance(error, RuntimeError | AssertionError) and any(sign in str(error) for sign in signs)

@@ -3,8 +3,8 @@
     {"id": "a17", "video": "clip.mp4", "question": "What happens?"}       (`id` may be left out; `video` may be a list)
     {"line": 1, "id": "a17", "video": "clip.mp4", "question": "What happens?", "answer": "...", "model": "...", ...}
 
-Each line is answered by one line, in order; where that fails, `answer` is null and `error` says why. A run that was
-killed and is started again goes on where it was: what is in the answers' file is compared with the questions first.
+Each line is answered by one line, in order. Where that fails, `answer` is null and `error` says why. A run that was
+killed and is started again continues: the answers in the file are compared with the questions first.
 """
 
 import argparse
@@ -41,20 +41,20 @@ SETTINGS = ("num_frames", "max_new_tokens", "dtype", "quantize", "attn_implement
 
 @dataclass(frozen=True)
 class Row:
-    """One line of questions: its number, counted from 1, and what it says; or what is wrong with it."""
+    """One line of questions: its number, counted from 1, and its fields, or what is wrong with it."""
 
     line: int
     fields: dict
     error: str | None = None
 
     def record(self, settings: dict, answer: str | None, error: str | None = None) -> dict:
-        """The line that answers it."""
+        """The line of its answer."""
         reason = {} if error is None else {"error": error}
         return {"line": self.line, **self.fields, "answer": answer, **reason, **settings}
 
 
 def answer_questions(args: argparse.Namespace):
-    """Answer what is not answered yet."""
+    """Answer the questions that are not answered yet."""
     settings = settings_of(args)
     with ExitStack() as stack:
         questions = stack.enter_context(open_questions(args.questions))
@@ -75,13 +75,13 @@ def answer_questions(args: argparse.Namespace):
             **sampling_arguments(args),
         }
         if args.questions == STANDARD_INPUT:
-            arguments["read_ahead"] = 0  # whoever writes the lines may wait for an answer before the next one
+            arguments["read_ahead"] = 0  # a program that writes the lines may wait for each answer
         records = answered(pipe, chain([first], rows), settings, arguments)
         for record in tqdm(
             records, initial=num_done, total=num_lines(args.questions), unit="question", disable=not is_shown()
         ):
             num_failed += "error" in record
-            # A surrogate, which no encoding has, becomes the escape that it has in JSON.
+            # A surrogate cannot be encoded, and is written as JSON's escape.
             answers.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
             answers.flush()
     if num_failed:
@@ -89,19 +89,22 @@ def answer_questions(args: argparse.Namespace):
 
 
 def settings_of(args: argparse.Namespace) -> dict:
-    """What every answer says about how it was made."""
+    """The fields of every answer about how it was made."""
     given = {name: getattr(args, name) for name in SETTINGS}
-    demo = {"demo": True} if args.model is None else {}
     return {
-        "model": args.model or DEMO_CHECKPOINT,
-        **demo,
+        **facts_of_model(args),
         "settings": {name: value for name, value in given.items() if value not in (None, "auto")},
     }
 
 
+def facts_of_model(args: argparse.Namespace) -> dict:
+    """The fields of every answer about the model."""
+    return {"model": DEMO_CHECKPOINT, "demo": True} if args.model is None else {"model": args.model}
+
+
 def answered(pipe: VideoTextToTextPipeline, rows: Iterable[Row], settings: dict, arguments: dict) -> Iterator[dict]:
-    """The record of each row, in order. The pipeline may be ahead of what it has answered: rows wait for their turn.
-    One that is no question goes through it too, as an input that it refuses, so that its record comes in time."""
+    """The record of each row, in order. Rows wait for their answers, as the pipeline may take several at a time. A row
+    without a question goes through the pipeline too, as an input that it refuses, so that its record comes in order."""
     waiting: deque[Row] = deque()
 
     def inputs() -> Iterator[dict]:
@@ -127,7 +130,7 @@ def open_questions(name: str) -> Iterator[BinaryIO]:
 
 
 def num_lines(name: str) -> int | None:
-    """How many lines that are not empty a file has; `None` for standard input."""
+    """The number of lines in a file that are not empty; `None` for standard input."""
     if name == STANDARD_INPUT:
         return None
     with open(name, "rb") as file:
@@ -135,20 +138,20 @@ def num_lines(name: str) -> int | None:
 
 
 def rows_of(lines: Iterable[bytes]) -> Iterator[Row]:
-    """Read lines of questions; empty ones are passed over."""
+    """Read lines of questions; empty ones are skipped."""
     for number, line in enumerate(lines, start=1):
         if not line.isspace():
             try:
                 yield Row(number, checked_fields(line))
             except (ValueError, RecursionError) as error:
-                yield Row(number, {}, f"line {number} is no question: {shortened(str(error), 300)}")
+                yield Row(number, {}, f"line {number} is not a question: {shortened(str(error), 300)}")
 
 
 def checked_fields(line: bytes) -> dict:
     """The fields of one line that are used.
 
     Raises:
-        ValueError: it is not JSON, has no video or question, or an odd `id`.
+        ValueError: it is not JSON, has no video or question, or an `id` of another type.
     """
     fields = json.loads(line, parse_constant=no_number)
     if not isinstance(fields, dict):
@@ -170,7 +173,7 @@ def no_number(name: str):
 
 @contextmanager
 def open_answers(path: Path, questions: str) -> Iterator[BinaryIO]:
-    """The file of answers, made where there is none; no other run may have it open.
+    """The file of answers, created if there is none; no other run may have it open.
 
     Raises:
         ValueError: another run writes there, or the questions are in it.
@@ -189,10 +192,10 @@ def open_answers(path: Path, questions: str) -> Iterator[BinaryIO]:
 
 
 def skip_answered(answers: BinaryIO, path: Path, rows: Iterator[Row], settings: dict) -> int:
-    """Go past the rows that are answered already, and cut off an answer that a killed run did not finish.
+    """Skip the rows that are answered already, and cut off an answer that a killed run did not finish.
 
     Returns:
-        How many there are.
+        The number of answered rows.
 
     Raises:
         ValueError: an answer is to another question, or was made with another model or other settings.
@@ -220,7 +223,7 @@ def skip_answered(answers: BinaryIO, path: Path, rows: Iterator[Row], settings: 
 
 
 def read_record(line: bytes) -> dict:
-    """A line of answers; empty for what is none."""
+    """The fields of an answer's line; empty for any other line."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
 """Makes transformers use this package's classes, as late as possible.
 
-Import hooks (`wrapt`) register each part when both its module and transformers' are imported. They buy two things:
-`import llava_next_video` and `--help` take 0.1 s instead of the seconds that most of transformers takes, and the Auto
-classes work whichever of the two packages is imported first.
+Import hooks (`wrapt`) register each part when both its module and transformers' are imported. That has two benefits:
+`import llava_next_video` and `--help` do not wait for most of transformers to be imported, which takes seconds, and the
+Auto classes work whichever of the two packages is imported first.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ DEMO_CHECKPOINT = str(Path(__file__).parent / "demo_checkpoint")
 
 
 def when_both_imported(theirs: str, ours: str, register_with: Callable[[ModuleType, ModuleType], None]):
-    """Call `register_with` with a module of transformers and one of ours, which is imported when theirs is."""
+    """Import one of our modules when a module of transformers is imported, and call `register_with` with both."""
     imported = {}
 
     def note(module: ModuleType):
@@ -30,7 +30,7 @@ def when_both_imported(theirs: str, ours: str, register_with: Callable[[ModuleTy
 
     register_post_import_hook(note, ours)
     register_post_import_hook(note, theirs)
-    # Ours may be what imports theirs: then it is not complete yet, and is noted later.
+    # If ours imports theirs, it is not complete at this point, and is noted when it is.
     register_post_import_hook(lambda module: import_module(ours), theirs)
 
 
@@ -73,8 +73,8 @@ def register_video_processor(auto: ModuleType, ours: ModuleType):
 
 
 def register_image_processor(auto: ModuleType, ours: ModuleType):
-    """For files that name our class, or none. Most name the built-in's, `LlavaNextImageProcessor`, and get it: under
-    that name ours would replace it for every LLaVA-NeXT model."""
+    """For checkpoints that name our class, or none. Most name the built-in's, `LlavaNextImageProcessor`, and get that
+    one: with that name, ours would replace it for every LLaVA-NeXT model."""
     from llava_next_video import LlavaNextVideoConfig
 
     classes = {"torchvision": ours.LlavaNextVideoImageProcessor}
@@ -85,7 +85,7 @@ def register_processor(auto: ModuleType, ours: ModuleType):
     from llava_next_video import LlavaNextVideoConfig
 
     auto.AutoProcessor.register(LlavaNextVideoConfig, ours.LlavaNextVideoProcessor, exist_ok=True)
-    # AutoProcessor looks up processors by class name, its own before registered ones, and has no public way round it.
+    # AutoProcessor prefers its own class for a model type to a registered one, and has no public way to change that.
     auto.PROCESSOR_MAPPING_NAMES.pop("llava_next_video", None)
 
 

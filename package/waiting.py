@@ -1,4 +1,4 @@
-"""Signs of life on a terminal: nothing of it is seen in files and pipes."""
+"""Progress on a terminal; nothing of it goes into files and pipes."""
 
 import sys
 import time
@@ -14,21 +14,21 @@ DELAY, REFRESH = 2.0, 0.5  # seconds
 
 
 def is_shown() -> bool:
-    """Whether somebody sees progress: standard error is a terminal."""
+    """Whether progress is shown: standard error is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def silence_unless_shown():
-    """Turn off the bars of transformers and huggingface_hub where nobody sees them."""
+    """Turn off the progress bars of transformers and huggingface_hub, unless standard error is a terminal."""
     if not is_shown():
         disable_progress_bar()
         disable_progress_bars()
 
 
 class Waiting:
-    """Says what is being done when that takes longer than `DELAY`, and for how long: `reading the video, 00:12`.
+    """Shows what is being done if it takes longer than `DELAY`, and for how long: `reading the video, 00:12`.
 
-    Use it as a context, and set `doing` when something else is done. `stop` ends it earlier.
+    Use it as a context, and set `doing` when the next step begins. `stop` ends it earlier.
     """
 
     def __init__(self, doing: str):
@@ -44,7 +44,7 @@ class Waiting:
         self.stop()
 
     def stop(self):
-        """Leave the line empty; whoever prints next starts at its beginning."""
+        """Clear the line, so that the next output starts at its beginning."""
         self.stopped.set()
         if self.thread.is_alive():
             self.thread.join()
@@ -61,14 +61,14 @@ class Waiting:
 
 
 class AnswerStreamer(TextStreamer):
-    """Prints an answer while it is generated, or counts its tokens; and keeps whoever waits informed."""
+    """Prints an answer while it is generated, or counts its tokens, and updates a `Waiting`."""
 
     def __init__(self, tokenizer, waiting: Waiting, prints: bool):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.waiting, self.prints, self.num_tokens = waiting, prints, 0
 
     def put(self, value):
-        """Called with the prompt when the model begins with it, and then with each token."""
+        """Called with the prompt when the model begins, and then with each token."""
         if self.next_tokens_are_prompt:
             self.waiting.doing = "reading the prompt"
         elif self.prints:

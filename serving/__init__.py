@@ -1,1 +1,1 @@
-"""The model for others: vLLM, transformers serve, a page in the browser."""
+"""Serving the model to others: vLLM, `transformers serve`, a page in the browser."""

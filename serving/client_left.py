@@ -1,4 +1,4 @@
-"""Ends the generation of an answer for which nobody waits any more."""
+"""Ends the generation of an answer when its client has left."""
 
 import threading
 
@@ -7,7 +7,7 @@ from transformers import StoppingCriteria
 
 
 class ClientLeft(StoppingCriteria):
-    """Stops generation once nobody waits for the answer: once its event `left` is set."""
+    """Stops generation when its event `left` is set."""
 
     def __init__(self):
         self.left = threading.Event()

@@ -1,8 +1,8 @@
 """Videos and pictures that clients of a server name: which of them may be opened, and how they are read.
 
-A client is a stranger. It may send media itself, as data URIs, and name web addresses; files of the server's disk it
-may name only inside one folder, if the server has such a folder. All are read within the processor's limits, in threads
-of their own, so that a video that takes long holds up nobody but its client, and so are prompts made of them.
+A client is a stranger. It may send media as data URIs and name web addresses. On the server's disk it may name only
+files in one folder, if the server allows one. Media are read within the processor's limits, and prompts are made, in
+threads of their own: a slow video holds up only its own client.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ from llava_next_video.reading.video_sources import open_source
 
 
 MAX_MEDIA = 32  # videos and pictures in one request
-MAX_PICTURES_OF_FULL_SIZE = 4  # or more smaller ones: they are held as pixels until the prompt is made
-MAX_CHARACTERS = 1_000_000  # of everything else in a request: more than any context holds, and a second of tokenizing
+MAX_PICTURES_OF_FULL_SIZE = 4  # or more smaller ones: their pixels are in memory until the prompt is made
+MAX_CHARACTERS = 1_000_000  # of the rest of a request: more than any context holds, and tokenized in a second
 DOWNLOADS_AT_ONCE = 32  # each holds up to `max_fetched_bytes`
 READERS_AT_ONCE = max(2, min(os.cpu_count() or 1, 8))  # each decodes in several threads
 
@@ -70,11 +70,11 @@ class RequestMedia:
 
 
 class ClientMedia:
-    """Makes inputs of the model of chats that clients send.
+    """Turns chats that clients send into inputs of the model.
 
     Args:
         processor: reads and prepares videos and pictures, by its settings and within its limits.
-        context: tokens that prompt and answer may have together, or None: any number.
+        context: most tokens of prompt and answer together; None for no limit.
         allowed_folder: the folder whose files clients may name, or None.
     """
 
@@ -86,16 +86,16 @@ class ClientMedia:
         self.readers = asyncio.Semaphore(READERS_AT_ONCE)
 
     async def inputs_of(self, messages: list[dict], sampling: dict, tools: list[dict] | None) -> BatchFeature:
-        """The model's inputs for a chat; at least one token of an answer fits behind them.
+        """The model's inputs for a chat. They leave room for at least one token of an answer.
 
         Args:
-            messages: the chat as the client sent it, in the forms of either of OpenAI's interfaces or of transformers.
+            messages: the chat as the client sent it, in a form of OpenAI's interfaces or of transformers.
             sampling: arguments of the processor for its videos, such as `num_frames`.
-            tools: as transformers' chat templates take them.
+            tools: in the form of transformers' chat templates.
 
         Raises:
-            ValueError: the chat has another shape, or names what may not be opened; before anything is opened. Or the
-                template cannot write it, or it makes more tokens than a prompt may have.
+            ValueError: the chat has another shape, or names something that may not be opened, which is checked before
+                anything is opened; or the template cannot write it, or the prompt is too long.
             VideoReadError: a video or picture cannot be read within the limits.
         """
         named: list[tuple[str, object]] = []
@@ -111,7 +111,7 @@ class ClientMedia:
         media = RequestMedia()
         for kind, name, source in sources:
             if isinstance(source, str) and is_web_address(source):
-                # Apart from reading: who waits for a slow address keeps no processor busy.
+                # Apart from reading, because waiting for a slow address keeps no processor busy.
                 in_parts = kind == "video" and not self.limits.always_scan
                 source = await in_thread(self.downloads, open_source, source, self.limits, in_parts)
             media.add(kind, name, source, self.limits)
@@ -159,7 +159,7 @@ class ClientMedia:
         return inputs
 
     def read_one(self, kind: str, name: str, source, sampling: dict) -> ProcessedVideo | Image.Image:
-        """Read a video or a picture; `name` is what the client called it, and what it is called in errors."""
+        """Read a video or a picture; errors call it by `name`, as the client did."""
         try:
             if kind == "image":
                 return read_picture(source, self.limits)
@@ -175,7 +175,11 @@ class ClientMedia:
         return processor.count_image_tokens((media.height, media.width), processed_side(processor.image_processor, {}))
 
     def checked_source(self, source) -> str | Path:
-        """What a client named, as the reader takes it, if it may be opened."""
+        """The source that a client named, in a form that the reader takes.
+
+        Raises:
+            ValueError: it may not be opened.
+        """
         if not isinstance(source, str):
             raise ValueError(
                 f"A video or picture is {quoted(source)}. The server takes one as a data: or http(s): URL; frames "
@@ -187,11 +191,15 @@ class ClientMedia:
             raise ValueError(
                 f"The server was asked to open {quoted(source)}. It reads addresses with data:, http: and https:."
             )
-        # Everything else is a path, whatever it looks like: the reader would open it as one.
+        # The reader takes everything else for a path.
         return self.allowed_file(source)
 
     def allowed_file(self, source: str) -> Path:
-        """A path, or `file:` URL, as the path of a file inside the allowed folder, links followed."""
+        """The file of a path or `file:` URL, links followed.
+
+        Raises:
+            ValueError: there is no allowed folder, or it is outside of it.
+        """
         if self.allowed_folder is None:
             raise ValueError(
                 f"The server was asked to open {quoted(source)}, which is neither a data: nor a http(s): URL, and "
@@ -225,7 +233,8 @@ def path_of(source: str) -> str:
 
 
 def check_number_of_characters(chat):
-    """Check how long a chat is without its videos and pictures: all of it is tokenized before it is counted."""
+    """Check the length of a chat without its videos and pictures, because all of it is tokenized before tokens are
+    counted."""
     num_characters = len(json.dumps(chat))
     if num_characters > MAX_CHARACTERS:
         raise ValueError(
@@ -235,7 +244,7 @@ def check_number_of_characters(chat):
 
 
 def check_context(num_tokens: int, context: int | None):
-    """Check that one more token fits behind so many."""
+    """Check that a prompt of `num_tokens` leaves room for one more."""
     if context is not None and num_tokens >= context:
         raise ValueError(
             f"The prompt has {num_tokens} tokens or more, and prompt and answer together may have {context}. Send "
@@ -244,7 +253,7 @@ def check_context(num_tokens: int, context: int | None):
 
 
 def check_pixels_of_pictures(num_pixels: int, limits: ReadingLimits):
-    """Check pictures that are held at the same time."""
+    """Check the pixels of pictures that are in memory together."""
     most = MAX_PICTURES_OF_FULL_SIZE * limits.max_frame_pixels
     if num_pixels > most:
         raise ValueError(
@@ -254,10 +263,10 @@ def check_pixels_of_pictures(num_pixels: int, limits: ReadingLimits):
 
 
 async def in_thread(slots: asyncio.Semaphore, function: Callable, *args, **kwargs):
-    """Call a function in a thread when one of the slots is free; it keeps its slot until the function returns, also
-    when nobody waits for it any more.
+    """Call a function in a thread when one of the slots is free. It keeps the slot until the function returns, also
+    after its client has left.
 
-    The thread is a daemon's: a server that is told to stop does not wait for what a stranger lets it read.
+    The thread is a daemon, so that a server that is told to stop does not wait for a stranger's video.
     """
     loop = asyncio.get_running_loop()
     await slots.acquire()

@@ -1,7 +1,7 @@
-"""What a request to the server may have in its fields, besides the chat itself.
+"""Checks of a request's fields, besides the chat itself.
 
-transformers' server converts some fields, ignores others and lets a checkpoint's settings be replaced. Here a value of
-another type is an error that names the field, and so is a field that would ask for another answer than is given.
+transformers' server converts some fields, ignores others and lets clients replace a checkpoint's settings. Here a value
+of another type is an error that names the field, and so is a field that would be ignored.
 """
 
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from llava_next_video.processing.frame_sampling import SamplingRule
 
 
 class Sampling(BaseModel):
-    """Arguments of the processor that clients may choose. Others would be sizes, templates, code of templates."""
+    """Arguments of the processor that clients may choose. Others are sizes, and templates, which are code."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -24,7 +24,7 @@ class Sampling(BaseModel):
 
 
 class RequestFields(BaseModel):
-    """Fields of both interfaces. Fields that stand here as None or with one value are not supported otherwise."""
+    """Fields of both interfaces. Of fields with the type None or one value, other values are not supported."""
 
     model_config = ConfigDict(strict=True)
 
@@ -67,10 +67,10 @@ class ResponsesFields(RequestFields):
 
 
 def checked_fields(body: Any, fields: type[RequestFields]) -> dict:
-    """The body of a request without the fields that are null, if its fields are right.
+    """Check the body of a request; returns it without fields that are null.
 
     Raises:
-        ValueError: it is no JSON object, or a field is wrong; names it.
+        ValueError: it is not a JSON object, or a field is wrong; names the field.
     """
     if not isinstance(body, dict):
         raise ValueError(f"The request is a JSON {type(body).__name__}. It has to be an object with fields.")

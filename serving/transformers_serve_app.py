@@ -1,8 +1,8 @@
 """The routes of the server, in front of the handlers of `transformers_serve_handlers.py`.
 
-transformers has an application of its own (`build_server`). It is not used: its routes load any model that a client
-names (`/load_model`) or unload the one that is served (`/reset`), it holds bodies of any size in memory, and it takes
-another set of handlers in each release.
+transformers has an application of its own (`build_server`). It is not used, because its routes load any model that a
+client names (`/load_model`) and unload the one that is served (`/reset`), it keeps bodies of any size in memory, and
+its arguments change with each release.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from starlette.types import Receive, Scope, Send
 from llava_next_video.serving.transformers_serve_handlers import OneModel, handlers_of
 
 
-MAX_REQUESTS = 64  # that are received, read or answered at once; more are told to come back
+MAX_REQUESTS = 64  # that are received, read or answered at once; clients of more are told to try again
 MAX_JSON_VALUES = 200_000  # a body of commas and brackets would take some fifty times its size in memory
-BODY_SECONDS = 300  # in which a body has to arrive
+BODY_SECONDS = 300  # for the arrival of a body
 
 
 def build_app(manager: OneModel, allowed_folder: Path | None, max_body_bytes: int) -> Starlette:
@@ -58,7 +58,7 @@ def build_app(manager: OneModel, allowed_folder: Path | None, max_body_bytes: in
 
 
 class Door:
-    """Counts requests, and receives their bodies within bounds."""
+    """Counts requests, and receives their bodies within limits."""
 
     def __init__(self, max_body_bytes: int):
         self.max_body_bytes = max_body_bytes
@@ -77,7 +77,12 @@ class Door:
             self.num_inside -= 1
 
     async def json_body(self, request: Request):
-        """The body of a request; what is too large is not received to its end."""
+        """The body of a request. One that is too large is not received to its end.
+
+        Raises:
+            HTTPException: it is too large, too slow or not declared as JSON.
+            ValueError: it is not JSON, or has too many values.
+        """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":  # which a page in a browser cannot send without asking first
             raise HTTPException(415, f"The content-type is {kind[:100]!r}. It has to be application/json.")
@@ -95,7 +100,7 @@ class Door:
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"The body is no JSON: {error}.") from error
+            raise ValueError(f"The body is not JSON: {error}.") from error
 
     def check_size(self, num_bytes: int):
         if num_bytes > self.max_body_bytes:
@@ -107,7 +112,7 @@ class Door:
 
 
 class Endpoint:
-    """Answers requests with `answer(body, request_id)`; errors that are the client's are told to it."""
+    """Answers requests with `answer(body, request_id)`, and sends the client its own errors."""
 
     def __init__(self, door: Door, answer: Callable[[Any, str], Coroutine[Any, Any, Response]]):
         self.door, self.answer = door, answer
@@ -128,9 +133,9 @@ class Endpoint:
 
 
 async def while_connected(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
-    """The result of a coroutine, which is cancelled when the client leaves before."""
+    """The result of a coroutine, which is cancelled if the client leaves before."""
     answer = asyncio.ensure_future(answering)
-    leaving = asyncio.ensure_future(request.receive())  # after the body, only this can come
+    leaving = asyncio.ensure_future(request.receive())  # after the body, only a disconnect can come
     try:
         await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
@@ -142,7 +147,7 @@ async def while_connected(request: Request, answering: Coroutine[Any, Any, Respo
 
 
 async def http_error(request: Request, error: HTTPException) -> Response:
-    """An error as OpenAI's clients read it."""
+    """An error in the form that OpenAI's clients read."""
     kind = "invalid_request_error" if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
     description = {"message": error.detail, "type": kind, "param": None, "code": None}
     return JSONResponse({"error": description}, error.status_code, error.headers)

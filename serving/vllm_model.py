@@ -1,8 +1,8 @@
-"""The model as vLLM runs it: vLLM's own wrapper for models of transformers, told what it cannot know of videos.
+"""The model in vLLM: vLLM's own wrapper for models of transformers, with what it does not know about videos.
 
-That is how many frames to plan memory for (vLLM plans for 16), and sentences about the times of frames, which need
-metadata and are joined with the text after them. vLLM imports this module by name (`vllm_plugin.py`); it stands on
-parts of vLLM that may change: docs/guides/serving.md lists the versions that were run.
+That is the number of frames to plan memory for (vLLM plans for 16), and sentences about the times of frames, which need
+metadata and are tokenized together with the text after them. vLLM imports this module by name (`vllm_plugin.py`). It
+uses parts of vLLM that may change: docs/guides/serving.md lists the versions that were run.
 """
 
 from bisect import bisect_right
@@ -30,7 +30,7 @@ from llava_next_video.serving.vllm_videos import with_times
 
 
 class ProcessingInfo(MultiModalProcessingInfo):
-    """What vLLM asks about videos before it gets any."""
+    """Answers vLLM's questions about videos before it gets any."""
 
     @cached_property
     def says_times(self) -> bool:
@@ -41,7 +41,8 @@ class ProcessingInfo(MultiModalProcessingInfo):
         return self.says_times or super()._video_needs_metadata
 
     def get_num_frames_with_most_features(self, seq_len, mm_counts) -> int:
-        """Frames that vLLM plans memory for: those that videos are read with, but no more than fit into a prompt."""
+        """The number of frames that vLLM plans memory for: as many as are read of a video, but no more than fit into a
+        prompt."""
         num_frames = self.ctx.get_mm_config().media_io_kwargs.get("video", {}).get("num_frames", -1)
         longest = seq_len // max(mm_counts.get("video", 0), 1)
         most = num_frames if num_frames > 0 else longest  # a frame is one token or more
@@ -49,12 +50,12 @@ class ProcessingInfo(MultiModalProcessingInfo):
 
 
 class DummyInputsBuilder(MultiModalDummyInputsBuilder):
-    """Videos that vLLM makes up to measure memory with."""
+    """The videos that vLLM makes up to measure memory."""
 
     def get_dummy_mm_data(self, *args, **kwargs):
         data = super().get_dummy_mm_data(*args, **kwargs)
         if self.info.says_times and "video" in data:
-            # One frame a second: the checkpoint may have no `fps`, and without one there is nothing to say of times.
+            # One frame a second: the checkpoint may have no `fps`, and without one frames have no times.
             data["video"] = [
                 (frames, {**metadata, "fps": 1.0, "duration": float(len(frames))}) for frames, metadata in data["video"]
             ]
@@ -62,7 +63,7 @@ class DummyInputsBuilder(MultiModalDummyInputsBuilder):
 
 
 class Processor(MultiModalProcessor):
-    """Hands videos and what is known of their times to our processor, and puts what it returns into prompts."""
+    """Passes videos and their times to our processor, and puts its replacements into prompts."""
 
     def _get_hf_mm_inputs(self, mm_items, hf_kwargs):
         inputs = super()._get_hf_mm_inputs(mm_items, hf_kwargs)
@@ -73,8 +74,8 @@ class Processor(MultiModalProcessor):
         return inputs
 
     def _get_mm_prompt_updates(self, *args):
-        """Features go where placeholders are. vLLM takes the most frequent token of a replacement for the placeholder,
-        but a short video has fewer of these than a sentence of times has full stops."""
+        """Put features where placeholders are. vLLM takes the most frequent token of a replacement for the placeholder,
+        but in a short video's replacement the sentence about times may have more full stops."""
         processor = self.info.get_hf_processor()
         tokens = {"image": processor.image_token_id, "video": processor.video_token_id}
         return {
@@ -89,7 +90,7 @@ class Processor(MultiModalProcessor):
         return with_first_token(prompt, self.info.get_tokenizer())
 
     def _apply_token_matches_with_placeholders(self, token_ids, mm_prompt_updates):
-        """Where a sentence of times and the new line after it are tokenized as one, replace both."""
+        """Where the end of a sentence about times and the newline after it are one token, replace both."""
         if self.info.says_times and "video" in mm_prompt_updates:
             videos = self._updates_with_newlines(token_ids, mm_prompt_updates["video"])
             mm_prompt_updates = {**mm_prompt_updates, "video": videos}
@@ -113,7 +114,7 @@ class Processor(MultiModalProcessor):
 
 
 def with_features(replacement: list[int], placeholder: int) -> PromptUpdateDetails:
-    """Ids that replace a video or image, with features in the place of every `placeholder`."""
+    """Ids that replace a video or image, with features in place of every `placeholder`."""
     return PromptUpdateDetails.select_token_id(replacement, placeholder)
 
 

@@ -1,8 +1,8 @@
-"""What makes vLLM answer about videos with this model, without further flags.
+"""The plug-in with which vLLM answers about videos with this model, without further flags.
 
-vLLM calls `register` in each of its processes; it finds it by the entry point `vllm.general_plugins` of this package.
-`VLLM_PLUGINS=""` in the environment keeps vLLM from that. Importing this module imports the package, which registers
-its classes with transformers, where vLLM finds them.
+vLLM finds `register` by this package's entry point `vllm.general_plugins`, and calls it in each of its processes,
+unless the environment has `VLLM_PLUGINS=""`. Importing this module imports the package, which registers its classes
+with transformers, where vLLM finds them.
 """
 
 from llava_next_video.serving.vllm_videos import READER, CheckpointDefaults, VideoReader
@@ -12,7 +12,7 @@ ARCHITECTURE = "LlavaNextVideoForConditionalGeneration"
 
 
 def register():
-    """Make vLLM run the architecture by its Transformers backend, with our processor, and read its videos as we do."""
+    """Have vLLM run the architecture in its Transformers backend, with our processor and our reader of videos."""
     from vllm import ModelRegistry  # pyright: ignore[reportMissingImports]
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP  # pyright: ignore[reportMissingImports]
     from vllm.multimodal.video import VIDEO_LOADER_REGISTRY  # pyright: ignore[reportMissingImports]

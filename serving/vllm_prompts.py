@@ -1,7 +1,7 @@
-"""Prompts in vLLM, which tokenizes the text around videos and what replaces videos apart.
+"""Prompts in vLLM, which tokenizes the text around videos and their replacements separately.
 
-In most prompts that makes no difference. A sentence about times ends in a full stop, and Qwen's tokenizer has one token
-for a full stop and the new line after it.
+In most prompts that makes no difference. But a sentence about times ends in a full stop, and Qwen's tokenizer has one
+token for a full stop and the newline after it.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from llava_next_video.processing import LlavaNextVideoProcessor
 
 
 def says_times(processor: LlavaNextVideoProcessor, arguments: Mapping) -> bool:
-    """Whether prompts say when frames were taken: by the arguments of a call, or by the checkpoint."""
+    """Whether prompts say when frames were taken, by the arguments of a call or else by the checkpoint."""
     given = {**arguments, **arguments.get("videos_kwargs", {})}
     return bool(given.get("time_instruction", processor.video_processor.time_instruction))
 
 
 def check_says_no_times(processor: LlavaNextVideoProcessor, arguments: Mapping):
-    """Refuse to say times in one request, where vLLM drops what is known of them."""
+    """Raise a ValueError if one request asks for times, for which vLLM would drop the metadata."""
     if says_times(processor, arguments):
         raise ValueError(
             "A request has time_instruction=True, but vLLM keeps the times of videos only where all requests need "
@@ -25,9 +25,9 @@ def check_says_no_times(processor: LlavaNextVideoProcessor, arguments: Mapping):
 
 
 def with_first_token(token_ids: list[int], tokenizer) -> list[int]:
-    """The ids of a prompt, begun as the tokenizer begins every text.
+    """The ids of a prompt, with the token with which the tokenizer begins every text.
 
-    vLLM leaves that to the templates of chats. Those of the original, and of the Hub's checkpoints, do not do it.
+    vLLM leaves that to chat templates. Those of the original, and of the Hub's checkpoints, do not write it.
     """
     begin = tokenizer.encode("")[:1]
     if begin != [tokenizer.bos_token_id] or token_ids[:1] == begin:
@@ -45,12 +45,11 @@ def ids_joined_with(text: str, replacement: list[int], placeholder: int, tokeniz
 
     Args:
         replacement: placeholders, and ids of the text after them.
-        placeholder: id of one.
-        tokenizer: whose ids these are.
+        placeholder: id of a placeholder.
     """
     end = len(replacement) - replacement[::-1].index(placeholder)
     said = tokenizer.decode(replacement[end:])
     if tokenizer.encode(said, add_special_tokens=False) != replacement[end:]:
-        # A text is tokenized otherwise after a token of its own, by SentencePiece, which joins no new lines either.
+        # SentencePiece tokenizes text after a special token in another way, but does not join newlines either.
         return [*replacement, *tokenizer.encode(text, add_special_tokens=False)]
     return [*replacement[:end], *tokenizer.encode(said + text, add_special_tokens=False)]

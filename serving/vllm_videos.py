@@ -1,7 +1,7 @@
-"""Videos in vLLM: read exactly and within limits, and as many frames of them as the checkpoint is used to.
+"""Videos in vLLM: read exactly and within limits, with the checkpoint's number of frames.
 
-vLLM reads videos itself, before the processor gets them, with settings that it keeps as `--media-io-kwargs`, under
-"video". `CheckpointDefaults` fills in there what its user did not say; `VideoReader` reads by what stands there.
+vLLM reads videos before the processor gets them, with settings from `--media-io-kwargs` under "video".
+`CheckpointDefaults` adds the checkpoint's to what its user has set, and `VideoReader` reads with them.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ READER = "llava_next_video"
 """Name of `VideoReader` in vLLM, its `video_backend`."""
 
 ALL = -1
-"""What vLLM's settings `num_frames` and `fps` say for "all" and "not given"."""
+"""The value of vLLM's settings `num_frames` and `fps` for "all" and "not given"."""
 
 
 class VideoReader:
-    """Reads the videos that vLLM got as files, one call a video. The settings are those of `--media-io-kwargs`."""
+    """Reads videos that vLLM gets as files. The settings are those of `--media-io-kwargs`."""
 
     @classmethod
     def load_bytes(cls, data: bytes, **settings: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -36,10 +36,10 @@ class VideoReader:
             settings: `num_frames`, `fps`, `frame_sampling` and `limits`, as in `frame_chooser` and `limits_of`.
 
         Returns:
-            Frames (frames, height, width, 3), uint8, RGB; and their metadata, as vLLM passes it to processors.
+            Frames (frames, height, width, 3), uint8, RGB; and their metadata, in vLLM's form.
 
         Raises:
-            VideoReadError: it cannot be read; `VideoLimitError`, it would cost more than the limits allow.
+            VideoReadError: it cannot be read; `VideoLimitError` if it would cost more than the limits allow.
             ValueError: a setting is impossible.
         """
         limits = limits_of(settings.pop("limits", None))
@@ -51,7 +51,7 @@ class VideoReader:
 
 
 def with_times(metadata: dict[str, Any]) -> dict[str, Any] | VariableRateMetadata:
-    """Metadata that `VideoReader` returned, as our processor takes it."""
+    """Metadata from `VideoReader` in the form that our processor takes."""
     if "times_of_all_frames" not in metadata:
         return metadata
     fields = dict(metadata)
@@ -59,30 +59,30 @@ def with_times(metadata: dict[str, Any]) -> dict[str, Any] | VariableRateMetadat
 
 
 class CheckpointDefaults:
-    """vLLM's hooks for what an architecture changes of a configuration (`MODELS_CONFIG_MAP`)."""
+    """vLLM's hooks with which an architecture changes vLLM's configuration (`MODELS_CONFIG_MAP`)."""
 
     @staticmethod
     def verify_and_update_model_config(model_config):
-        """Put the checkpoint's frames into the settings that videos are read with.
+        """Put the checkpoint's settings for frames into those of the reader.
 
         Raises:
-            ValueError: a setting of `--media-io-kwargs` is not one of the reader's, or impossible.
+            ValueError: a setting of `--media-io-kwargs` is unknown or impossible.
         """
         if model_config.multimodal_config is None:
             return
         given = model_config.multimodal_config.media_io_kwargs.get("video", {})
         if given.get("video_backend", READER) != READER:
-            return  # a reader of vLLM's, with settings of its own
+            return  # another reader, with its own settings
         processor = LlavaNextVideoVideoProcessor.from_pretrained(model_config.model, revision=model_config.revision)
         model_config.multimodal_config.media_io_kwargs["video"] = reading_settings_of(processor, given)
 
     @staticmethod
     def verify_and_update_config(vllm_config):
-        """Nothing: the other hook of vLLM's."""
+        """Nothing; vLLM calls this hook too."""
 
 
 def reading_settings_of(processor: LlavaNextVideoVideoProcessor, given: dict[str, Any]) -> dict[str, Any]:
-    """How videos are read: as `given` says, and by the checkpoint's rule where it says nothing of frames.
+    """Settings of the reader: those in `given`, and the checkpoint's for frames where these are not given.
 
     >>> reading_settings_of(LlavaNextVideoVideoProcessor(num_frames=8), {})
     {'num_frames': 8, 'frame_sampling': 'uniform', 'video_backend': 'llava_next_video'}
@@ -103,7 +103,11 @@ def reading_settings_of(processor: LlavaNextVideoVideoProcessor, given: dict[str
 
 
 def checked_names(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of frames, all of which are known."""
+    """The settings for frames.
+
+    Raises:
+        ValueError: one is unknown.
+    """
     known = ("num_frames", "fps", "frame_sampling")
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(
@@ -116,12 +120,12 @@ def checked_names(settings: dict[str, Any]) -> dict[str, Any]:
 def frame_chooser(
     num_frames: int = ALL, fps: float = ALL, frame_sampling: str | None = None
 ) -> Callable[..., np.ndarray] | None:
-    """What chooses the frames of a video, by its metadata; None for all frames.
+    """The function that chooses the frames of a video by its metadata; None for all frames.
 
     Args:
-        num_frames: that many, by the rule `frame_sampling`; `ALL`: as many as there are, or as `fps` says.
-        fps: that many a second; together with `num_frames`, but evenly spread where those would be more.
-        frame_sampling: a rule of the video processor's.
+        num_frames: as many frames, by the rule `frame_sampling`; `ALL` for every frame, or as `fps` says.
+        fps: as many frames a second; with `num_frames`, frames are evenly spread where these would be more.
+        frame_sampling: a rule of the video processor.
     """
     count, rate = (None if value == ALL else value for value in (num_frames, fps))
     check_pixel_settings({"num_frames": count, "fps": rate, "frame_sampling": frame_sampling})
@@ -133,12 +137,16 @@ def frame_chooser(
 
 @cache
 def default_video_processor() -> LlavaNextVideoVideoProcessor:
-    """Its rules choose the frames; its settings are not used."""
+    """Only its rules for choosing frames are used, not its settings."""
     return LlavaNextVideoVideoProcessor()
 
 
 def limits_of(given: dict[str, Any] | None) -> ReadingLimits:
-    """The limits that a user gave by name, or the default ones."""
+    """The limits that a user set by name, or the default ones.
+
+    Raises:
+        ValueError: they are not fields of `ReadingLimits`.
+    """
     try:
         return ReadingLimits(**(given or {}))
     except TypeError as error:

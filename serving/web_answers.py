@@ -1,4 +1,4 @@
-"""Answers for the page in the browser: streamed, stopped when nobody waits for them, with the seconds of each step."""
+"""Answers for the page in the browser: streamed, stopped when the visitor leaves, with the seconds of each step."""
 
 import threading
 import time
@@ -18,13 +18,14 @@ MODEL_IN_USE = threading.Lock()  # one answer is computed at a time
 
 @dataclass
 class Seconds:
-    """What the steps of an answer took, in seconds.
+    """The time of each step of an answer, in seconds.
 
     Args:
-        reading: the video and the prompt.
-        encoding: the video, or None: it was encoded for an earlier question.
-        first_token: from there to the first token of the answer.
-        others, num_tokens: from there to the last token; tokens of the answer.
+        reading: of the video and the prompt.
+        encoding: of the video; None if it was encoded for an earlier question.
+        first_token: from then to the first token of the answer.
+        others: from then to the last token.
+        num_tokens: of the answer.
     """
 
     reading: float = 0.0
@@ -43,7 +44,7 @@ class Seconds:
 
 
 class TimedStreamer(TextIteratorStreamer):
-    """Hands on the text of an answer, counts its tokens and notes when the first and the last came."""
+    """Passes on the text of an answer, counts its tokens, and remembers when the first and the last came."""
 
     def __init__(self, tokenizer):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -57,10 +58,10 @@ class TimedStreamer(TextIteratorStreamer):
 
 
 class Answer:
-    """One answer on its way: iterating over it computes it in a thread of its own and yields the text so far.
+    """One answer that is being generated. Iterating computes it in a thread of its own, and yields the text so far.
 
-    Whoever stops iterating, or calls `stop`, ends it at the next token. Reading and encoding a video are not
-    interrupted.
+    Generation ends at the next token when the iteration stops, or `stop` is called. Reading and encoding a video are
+    not interrupted.
 
     Args:
         messages: the chat, which ends in a question; its videos are paths.
@@ -82,7 +83,7 @@ class Answer:
         return self.client.left.is_set()
 
     def __iter__(self) -> Iterator[str]:
-        """Raises what went wrong: `VideoReadError`, `ValueError` or whatever the model raises."""
+        """Raises the error of the thread: `VideoReadError`, `ValueError`, or one of the model's."""
         self.thread.start()
         text = ""
         try:
@@ -90,7 +91,7 @@ class Answer:
                 text += piece
                 yield text.strip()
         except GeneratorExit:
-            self.stop()  # and no waiting for the thread: this may run in the server's event loop
+            self.stop()  # without waiting for the thread: this may run in the server's event loop
             raise
         self.thread.join()
         if self.error is not None:
@@ -136,7 +137,11 @@ class Answer:
             self.seconds.num_tokens = streamer.num_tokens
 
     def tokens_left(self, num_tokens: int) -> int:
-        """Tokens that an answer may have behind so many."""
+        """The most tokens of an answer to a prompt of `num_tokens`.
+
+        Raises:
+            ValueError: there is no room for one.
+        """
         context = context_length(self.pipe.model.config.get_text_config(decoder=True))
         if context is not None and num_tokens >= context:
             raise ValueError(
@@ -148,6 +153,6 @@ class Answer:
 
 
 def wait_for(device: torch.device):
-    """Wait until an accelerator has done what it was told, so that seconds are those of the work."""
+    """Wait until an accelerator has finished its work, so that it is included in the seconds."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,8 +1,8 @@
-"""What stands in front of Gradio's application: which requests reach it, how large they are, and from which pages.
+"""Decides which requests reach Gradio's application, by their path, their size and the page that they come from.
 
-Gradio has routes that download what a client names, list what the application can do or connect to other services; the
-page needs a dozen of them, which are listed here. Whoever opens the page tells its browser, by a header, to ask nobody
-but this server, so that nothing is loaded from elsewhere and nothing is sent there.
+Gradio has routes that download what a client names, list the application's functions or connect to other services. The
+page needs a dozen routes, which are listed here. A header tells the browser to connect only to this server, so that
+nothing is loaded from elsewhere and nothing is sent there.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")  # of GET
 FILE = "/gradio_api/file="
 MAX_BODY_BYTES = 10**6  # of everything but an upload
 FORM_BYTES = 10**5  # around the file in an upload
-STORED = 40  # times the largest upload: what may lie on the disk at once
+STORED = 40  # times the largest upload: most bytes on the disk at once
 OWN_NAMES = {"localhost", "127.0.0.1", "::1"}
 HEADERS = {
     "content-security-policy": "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -48,7 +48,7 @@ class Door:
 
     def __init__(self, app: Callable, visits: Visits, host: str, max_upload_bytes: int):
         self.app, self.visits, self.max_upload_bytes = app, visits, max_upload_bytes
-        # A page of another site whose name leads here would have that name as its host.
+        # A page of another site whose name resolves to this machine would send that name as its host.
         self.hosts = {*OWN_NAMES, host} if is_this_machine(host) else None
         self.arriving = 0  # bytes of uploads under way
 
@@ -74,7 +74,11 @@ class Door:
             self.arriving -= num_bytes
 
     def checked(self, scope: dict) -> int:
-        """The size of an upload, or 0, of a request that may go on."""
+        """The size of an upload, or 0 for another request.
+
+        Raises:
+            Refused: the request may not go on.
+        """
         path, method = scope["path"], scope["method"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get("host", ""), headers.get("origin")
@@ -111,7 +115,7 @@ class Door:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether only programs of this machine reach a server that listens there.
+    """Whether a server that listens at `host` can be reached from this machine only.
 
     >>> is_this_machine("localhost"), is_this_machine("127.0.0.2"), is_this_machine("0.0.0.0")
     (True, True, False)
@@ -123,7 +127,7 @@ def is_this_machine(host: str) -> bool:
 
 
 def with_headers(path: str, headers: list) -> list:
-    """The headers of a response with those of every page; what comes with Gradio itself may be kept by browsers."""
+    """The headers of a response, with ours. Browsers may cache the files that come with Gradio."""
     own = {name: value for name, value in HEADERS.items() if name != "cache-control" or not path.startswith(FOLDERS)}
     kept = [(name, value) for name, value in headers if name.decode("latin-1").lower() not in own]
     return [*kept, *((name.encode(), value.encode()) for name, value in own.items())]

@@ -13,12 +13,12 @@ from llava_next_video.processing.video_inputs import ProcessedVideo
 
 
 def frames_as_html(processor: LlavaNextVideoProcessor, video: ProcessedVideo, seconds: float) -> str:
-    """The frames of a video that was prepared, each with its number and time, and what they are below them.
+    """The frames of a prepared video, each with its number and time, and a description below them.
 
-    The pictures are in the HTML, so that nothing has to be kept for whoever looks at them.
+    The pictures are in the HTML, so that no file has to be kept for them.
 
     Args:
-        seconds: that reading the video took.
+        seconds: how long reading the video took.
     """
     pixels = unprepared(video.pixel_values, processor.video_processor)
     names = names_of_frames(video.metadata)
@@ -33,7 +33,7 @@ def frames_as_html(processor: LlavaNextVideoProcessor, video: ProcessedVideo, se
 
 
 def unprepared(pixels: torch.Tensor, video_processor) -> torch.Tensor:
-    """Pixels as they were before they were scaled and normalised: (F, 3, height, width), from 0 to 255."""
+    """The pixels before scaling and normalization: (F, 3, height, width), from 0 to 255."""
     pixels = pixels.float()
     if video_processor.do_normalize:
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (video_processor.image_mean, video_processor.image_std))
@@ -44,7 +44,7 @@ def unprepared(pixels: torch.Tensor, video_processor) -> torch.Tensor:
 
 
 def data_url(picture: Image.Image) -> str:
-    """A picture inside a URL; a small one is enlarged, so that its pixels can be seen."""
+    """A picture as a data URL; a small one is enlarged, so that its pixels can be seen."""
     file = BytesIO()
     (thumbnail(picture) if picture.width < 100 else picture).save(file, "webp", quality=80)
     return "data:image/webp;base64," + b64encode(file.getvalue()).decode()

@@ -1,7 +1,7 @@
-"""Who is at the page in the browser: each visit has its own video and its own chat, and both expire.
+"""Visits of the page in the browser: each has its own video and its own chat, and both expire.
 
-A visit is one page in one browser. Its video lies in a folder that only this process' user can read, under a name that
-nobody can guess; Gradio's own copy, which the browser plays, lies beside it and expires, too.
+A visit is one page in one browser. Its video is in a folder that only this process' user can read, under a name that
+nobody can guess. Gradio's own copy, which the browser plays, is in a folder beside it and expires too.
 """
 
 import os
@@ -17,14 +17,14 @@ from llava_next_video.reading.errors import VideoReadError, describe
 
 
 SECONDS_KEPT = 3600  # after the last question, or the end of an upload
-SECONDS_KEPT_WHEN_LEFT = 600  # phones cut the connection of a page that lies behind another one
+SECONDS_KEPT_WHEN_LEFT = 600  # phones cut the connection of a page in the background
 SECONDS_BETWEEN_SWEEPS = 60
-MAX_VISITS = 256  # with a video each; the one that was used longest ago has to go
-SECONDS_TO_SETTLE = 3  # in which a file that was just written becomes one that the pipeline recognizes again
+MAX_VISITS = 256  # with a video each; the least recently used one is dropped
+SECONDS_TO_SETTLE = 3  # until the pipeline can identify a file that was just written
 
 
 class Visit:
-    """One visitor: the video, its name for errors, the chat about it, and the answer that is under way."""
+    """One visit: the video, its name for errors, the chat about it, and the answer that is being generated."""
 
     def __init__(self):
         self.video: Path | None = None
@@ -34,7 +34,7 @@ class Visit:
         self.expires = time.monotonic() + SECONDS_KEPT
 
     def with_question(self, question: str) -> list[dict]:
-        """The chat so far and a question; the first one brings the video.
+        """The chat so far and a question; the first question has the video.
 
         Raises:
             ValueError: there is no video.
@@ -45,7 +45,7 @@ class Visit:
         return [*self.messages, message]
 
     def named(self, error: Exception) -> Exception:
-        """An error about the video, which calls it what the visitor called it."""
+        """An error, in which the video has the visitor's name for it."""
         if isinstance(error, VideoReadError):
             return type(error)(describe(self.name), error.reason)
         return error
@@ -69,8 +69,8 @@ class Visits:
     """All visits, and the folder of their videos.
 
     Args:
-        folder: an empty folder of this process alone. `uploads` in it is for what browsers send and play, `videos` for
-            what the model is asked about.
+        folder: an empty folder of this process. `uploads` in it is for files that browsers send and play, `videos` for
+            those that the model is asked about.
     """
 
     def __init__(self, folder: Path):
@@ -81,7 +81,7 @@ class Visits:
         self.lock = threading.Lock()
 
     def of(self, key: str) -> Visit:
-        """The visit of a page, which is used now."""
+        """The visit of a page; marks it as used now."""
         with self.lock:
             visit = self.visits[key] = self.visits.pop(key, None) or Visit()
             visit.expires = time.monotonic() + SECONDS_KEPT
@@ -92,7 +92,7 @@ class Visits:
         return visit
 
     def leave(self, key: str):
-        """Somebody has closed the page, or cannot be reached: stop the answer, and keep the video a little longer."""
+        """A page was closed, or cannot be reached: stop the answer, and keep the video a little longer."""
         with self.lock:
             if (visit := self.visits.get(key)) is None:
                 return
@@ -100,7 +100,11 @@ class Visits:
         visit.stop()
 
     def take_video(self, visit: Visit, file: Path | None):
-        """Make a file in `uploads` the video of a visit, or none; the chat begins anew."""
+        """Make a file in `uploads` the video of a visit, or remove it with None. The chat is forgotten.
+
+        Raises:
+            VideoReadError: the file has expired.
+        """
         visit.drop_video()
         if file is None:
             return
@@ -115,7 +119,7 @@ class Visits:
             time.sleep(0.01)
 
     def put_upload(self, content: memoryview | bytes, name: str) -> Path:
-        """A file for the browser to play, in a folder that nobody can guess."""
+        """Write a file for the browser to play, in a folder that nobody can guess."""
         folder = self.uploads / secrets.token_hex(16)
         folder.mkdir(mode=0o700)
         file = folder / name
@@ -131,7 +135,7 @@ class Visits:
             return False
 
     def stored_bytes(self) -> int:
-        """Size of all files, those with two names counted once."""
+        """Size of all files; those with two names count once."""
         sizes = {}
         for path in self.folder.rglob("*"):
             try:

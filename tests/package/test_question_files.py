@@ -60,10 +60,10 @@ def test_every_line_is_answered_in_order(whole):
     assert list_of_one["answer"] == "The square moves up."
     assert (list_of_one["id"], list_of_one["video"]) == (7, [SQUARE])
     for record, reason in (
-        (broken, "line 2 is no question: Expecting property name"),
+        (broken, "line 2 is not a question: Expecting property name"),
         (missing, "Could not read the video 'none.mp4': there is no such file."),
         (half, "its text has half a character"),
-        (incomplete, "line 7 is no question: its `question` has to be a text"),
+        (incomplete, "line 7 is not a question: its `question` has to be a text"),
     ):
         assert record["answer"] is None
         assert reason in record["error"]
