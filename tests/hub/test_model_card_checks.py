@@ -31,7 +31,7 @@ def test_card_that_the_hub_takes_passes(data):
         ({"license": "free for all who ask"}, r"which the Hub does not know\. Take one of https"),
         ({"license": "other"}, r"the license 'other' without its name: say `license_name` in model_card\.json"),
         ({"language": "English"}, r"the language 'English', which is not a code of ISO 639"),
-        ({"language": ["en", "xx"]}, r"the language 'xx', which is no code"),
+        ({"language": ["en", "xx"]}, r"the language 'xx', which is not a code"),
         ({"language": "en-US"}, r"the language 'en-US'"),
         (
             {"base_model": "https://huggingface.co/a/b"},
