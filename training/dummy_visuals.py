@@ -23,13 +23,16 @@ class DummyVisual:
 
 
 def dummy_video(processor: LlavaNextVideoProcessor, processor_kwargs: dict) -> DummyVisual:
-    """One frame."""
+    """One frame; of slow-fast videos two, a slow and a fast one."""
+    num_frames = 1 if processor.slow_frame_stride is None else 2
     kwargs = {name: value for name, value in processor_kwargs.items() if name != "do_sample_frames"}
     kwargs["videos_kwargs"] = kwargs.get("videos_kwargs", {}) | {
         "do_sample_frames": False,
-        "video_metadata": {"fps": 1.0, "total_num_frames": 1},
+        "video_metadata": {"fps": 1.0, "total_num_frames": num_frames},
     }
-    inputs = processor(text=[processor.video_token], videos=[np.zeros((1, 64, 64, 3), dtype=np.uint8)], **kwargs)
+    inputs = processor(
+        text=[processor.video_token], videos=[np.zeros((num_frames, 64, 64, 3), dtype=np.uint8)], **kwargs
+    )
     return dummy(inputs, processor.video_token_id, ("pixel_values_videos",))
 
 
