@@ -232,6 +232,13 @@ def test_a_dummy_is_one_frame_whatever_is_sampled(processor, arguments):
     assert int((batch["input_ids"] == processor.video_token_id).sum()) == 6  # 2 x 2 pooled, a newline a row
 
 
+def test_a_slow_fast_dummy_has_a_slow_and_a_fast_frame():
+    """So that all processes of ZeRO-3 run the same parts of the model, forward and backward."""
+    of_slow_fast = processor_of("qwen_1_5", tower="siglip", video_newline_position="grid", slow_frame_stride=2)
+    batch = LlavaNextVideoCollator(of_slow_fast, dummy_visuals=("video",))([TEXT_ROW])
+    assert batch["pixel_values_videos"].shape[:2] == (1, 2)
+
+
 def test_errors_name_the_row(processor, tmp_path):
     collate = LlavaNextVideoCollator(processor)
     broken = tmp_path / "broken.mp4"
