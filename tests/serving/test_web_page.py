@@ -311,7 +311,7 @@ def test_a_page_that_is_told_to_stop_leaves_nothing_behind(tmp_path):
         [folder] = tmp_path.iterdir()
         assert files_in(folder)
         process.terminate()
-        assert process.wait(60) == 128 + signal.SIGTERM
+        assert process.wait(600) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
 
 
