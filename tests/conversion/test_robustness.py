@@ -521,7 +521,7 @@ def test_damaged_tokenizer_of_ours_is_one_clear_error(tmp_path, contents):
         ({"attn_implementation": 5}, "config.attn_implementation is 5, which no model can use"),
         ({"base_model_tp_plan": 5}, "config.base_model_tp_plan is 5, which no model can use"),
         ({"dtype": 1e308}, "config.dtype is 1e\\+308, which no model can use"),
-        ({"dtype": "nn"}, "config.dtype is <module 'torc.*, which no model can use"),
+        ({"dtype": "nn"}, "config.dtype is module, which no model can use"),
         ({"dtype": "x" * 10**6}, "configuration cannot be made: AttributeError: module 'torch' has no attribute 'xx"),
         ({"spatial_pool_mode": "x" * 10**6}, "The settings of .* cannot be used: StrictDataclass.*'spatial_pool_mode'"),
         ({"image_aspect_ratio": "x" * 10**6}, "The settings of .* cannot be used: StrictDataclass.*image_aspect_ratio"),
