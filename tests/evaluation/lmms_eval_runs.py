@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_next_video import DEMO_CHECKPOINT
+from llava_next_video.evaluation import july2024_prompts as july2024
+from llava_next_video.evaluation.loading import load_pipeline
+from llava_next_video.evaluation.questions import Question, as_chat
+from tests.evaluation.miniature import SEEDS, clips_of, tables
 
 
+CURRENT = ("nextqa_mc_test", "videomme", "videomme_w_subtitle", "egoschema_subset", "perceptiontest_val_mc")
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes=2")
@@ -94,3 +99,33 @@ def run_table(environment: dict, output: Path, *words: str, **kwargs) -> dict:
     table = json.loads((output / "table.json").read_text())
     table.pop("notes")
     return table
+
+
+def documents_of(task: str) -> list[dict]:
+    """The rows of a task's data set in the miniature."""
+    rows = {key[:2]: value for key, value in tables(clips_of(SEEDS)).items()}
+    if "egoschema" in task:
+        return rows["egoschema", "GENERATION" if task == "july2024_egoschema" else "Subset"]
+    names = {"nextqa": ("NExTQA", "MC"), "videomme": ("Video-MME", "videomme")}
+    key = next((value for name, value in names.items() if name in task), ("PerceptionTest_Val", "mc_question_val"))
+    return rows[key]
+
+
+def plain_answers(task: str, prompts: list[str]) -> list[str]:
+    """What a pipeline that remembers nothing answers to a task's prompts, one by one. HF_HOME has the videos."""
+    pipe = load_pipeline(DEMO_CHECKPOINT, device="cpu")
+    pipe.memory.max_videos = 0
+    videos = {
+        "nextqa": july2024.nextqa_video,
+        "videomme": july2024.videomme_video,
+        "egoschema": july2024.egoschema_video,
+        "perceptiontest": july2024.perceptiontest_video,
+    }
+    video_of = next(function for name, function in videos.items() if name in task)
+    length = 16 if "videomme" in task or task == "egoschema_subset" else 1024
+    answers = []
+    for prompt, document in zip(prompts, documents_of(task), strict=True):
+        chat = as_chat(Question(task, 0, prompt, lambda document=document: video_of(document)))
+        [record] = pipe(chat, return_full_text=False, do_sample=False, max_new_tokens=length)
+        answers.append(record["generated_text"].split("\n\n")[0].strip())
+    return answers

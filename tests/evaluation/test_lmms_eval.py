@@ -12,25 +12,24 @@ from pathlib import Path
 import pytest
 
 from llava_next_video import DEMO_CHECKPOINT
-from llava_next_video.evaluation import july2024_prompts as july2024
-from llava_next_video.evaluation.loading import load_pipeline
-from llava_next_video.evaluation.questions import Question, as_chat
 from tests.evaluation.lmms_eval_runs import (
     ACCELERATE,
+    CURRENT,
     SECONDS,
     TORCHRUN,
+    documents_of,
     environment_of,
+    plain_answers,
     run_lmms_eval,
     run_table,
     table_command,
 )
-from tests.evaluation.miniature import SEEDS, clips_of, tables, write_miniature
+from tests.evaluation.miniature import write_miniature
 
 
 pytest.importorskip("lmms_eval", reason="runs in the environment that tests/evaluation/lmms_eval_environment.sh makes")
 pytestmark = pytest.mark.slow
 
-CURRENT = ("nextqa_mc_test", "videomme", "videomme_w_subtitle", "egoschema_subset", "perceptiontest_val_mc")
 LIKELIHOOD = ("egoschema_subset_mcppl",)  # the one of the others, perceptiontest_val_mcppl, fails at any model
 JULY = ("nextqa_mc", "videomme", "videomme_subtitles", "egoschema_subset", "egoschema", "perceptiontest_mc")
 PRETRAINED = f"pretrained={DEMO_CHECKPOINT}"
@@ -58,16 +57,6 @@ def finished(environment, tmp_path_factory) -> dict:
     return {**result, "journal": folder / "journal", "output": folder / "out"}
 
 
-def documents_of(task: str) -> list[dict]:
-    """The rows of a task's data set."""
-    rows = {key[:2]: value for key, value in tables(clips_of(SEEDS)).items()}
-    if "egoschema" in task:
-        return rows["egoschema", "GENERATION" if task == "july2024_egoschema" else "Subset"]
-    names = {"nextqa": ("NExTQA", "MC"), "videomme": ("Video-MME", "videomme")}
-    key = next((value for name, value in names.items() if name in task), ("PerceptionTest_Val", "mc_question_val"))
-    return rows[key]
-
-
 def answers_of(run: dict, tasks=TASKS) -> dict:
     return {task: [sample["filtered_resps"] for sample in run[task]] for task in tasks}
 
@@ -79,22 +68,10 @@ def test_all_tasks_run_and_send_nothing(finished, environment):
 
 
 def test_answers_are_a_plain_pipelines(finished):
-    pipe = load_pipeline(DEMO_CHECKPOINT, device="cpu")
-    pipe.memory.max_videos = 0  # nothing is remembered
-    videos = {
-        "nextqa": july2024.nextqa_video,
-        "videomme": july2024.videomme_video,
-        "egoschema": july2024.egoschema_video,
-        "perceptiontest": july2024.perceptiontest_video,
-    }
     for task in TASKS:
-        for sample, document in zip(finished[task], documents_of(task)):
-            video = next(function for name, function in videos.items() if name in task)(document)
-            chat = as_chat(Question(task, 0, sample["input"], lambda video=video: video))
-            length = 16 if "videomme" in task or task == "egoschema_subset" else 1024
-            [record] = pipe(chat, return_full_text=False, do_sample=False, max_new_tokens=length)
-            answer = record["generated_text"].split("\n\n")[0].strip()
-            assert sample["filtered_resps"] == answer, (task, sample["doc_id"])
+        samples = finished[task]
+        answers = plain_answers(task, [sample["input"] for sample in samples])
+        assert [sample["filtered_resps"] for sample in samples] == answers, task
 
 
 @pytest.fixture(autouse=True)
