@@ -344,7 +344,7 @@ def test_error_when_the_source_is_an_original_checkpoint(tmp_path):
 
 
 def test_error_when_the_source_has_no_config(tmp_path):
-    with pytest.raises(CheckpointError, match=r"cannot be exported: it has no config\.json"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: it has no config\.json"):
         export_for_hub(tmp_path, tmp_path / "made")
 
 
