@@ -3,6 +3,7 @@
 # ruff: noqa: F811  # fixtures of another file
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 
@@ -12,9 +13,9 @@ from llava_next_video.reading.errors import WholeFileNeeded, describe
 from llava_next_video.reading.ranged_file import RangedFile
 from llava_next_video.reading.video_sources import open_source
 from tests.fuzz.corpus import make_corpus
-from tests.reading.server_of_parts import Server, address, clip, other_clip, server  # noqa: F401  # fixtures
+from tests.reading.server_of_parts import Server, address, clip, server  # noqa: F401  # fixtures
 from tests.reading.test_container_index import some
-from tests.tiny import number_of
+from tests.tiny import number_of, numbered_frame
 
 
 HERE = ReadingLimits(allow_private_addresses=True, max_fetch_seconds=20)
@@ -96,6 +97,18 @@ def test_parts_of_a_file_without_a_version_are_not_put_together(what, server):
     assert Server.parts == [(0, 2**13), None]
 
 
+def write_packets_of_one_size(path, numbers):
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuvj420p"
+        for number in numbers:
+            for encoded in stream.encode(av.VideoFrame.from_ndarray(numbered_frame(number, 96, 128), format="rgb24")):
+                packet = av.Packet(bytes(encoded).ljust(8000, b"\0"))
+                packet.stream, packet.time_base, packet.is_keyframe = stream, encoded.time_base, True
+                packet.pts = packet.dts = encoded.pts
+                output.mux(packet)
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -104,9 +117,13 @@ def test_parts_of_a_file_without_a_version_are_not_put_together(what, server):
         ({"Last-Modified": "Sat, 28 Nov 2026 10:00:00 GMT"}, {"Last-Modified": "Sat, 28 Nov 2026 10:00:01 GMT"}),
     ],
 )
-def test_file_that_changes_between_two_parts_gives_the_frames_of_one_version(before, after, server, other_clip):
-    """A file of the same size, after each number of requests."""
-    data, changed = Server.data, other_clip.read_bytes()
+def test_file_that_changes_between_two_parts_gives_the_frames_of_one_version(before, after, server, tmp_path):
+    """After each number of requests, a file whose packets lie in the same places: only its version tells."""
+    paths = [tmp_path / "before.mov", tmp_path / "after.mov"]
+    for path, first in zip(paths, (0, 100)):
+        write_packets_of_one_size(path, range(first, first + 60))
+    data, changed = (path.read_bytes() for path in paths)
+    assert len(data) == len(changed)
     Server.later = changed, after
     found = []
     for number in range(1, 9):
@@ -114,7 +131,6 @@ def test_file_that_changes_between_two_parts_gives_the_frames_of_one_version(bef
         Server.parts.clear()
         found.append(numbers(read_video(f"{server}/swapped/{number}", some(0, 31), HERE)[0]))
     assert Server.data == data  # there are no eight requests
-    assert len(data) == len(changed)
     assert [frames for frames in found if frames not in ([0, 31], [100, 131])] == []
     assert found[0] == [100, 131]
 

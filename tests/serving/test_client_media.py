@@ -72,6 +72,7 @@ def test_a_part_that_does_not_come_holds_up_nobody_else(number, server, clip):
     async def ask():
         hanging = [asyncio.create_task(inputs_of(media, url)) for url in urls]
         while Server.stalled < len(hanging):
+            assert not any(task.done() for task in hanging)
             await asyncio.sleep(0.01)
         await inputs_of(media, clip.name)
         assert not any(task.done() for task in hanging)
