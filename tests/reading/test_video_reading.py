@@ -329,7 +329,10 @@ def test_error_when_frames_are_chosen_that_cannot_be_read(indices, clip):
             {"max_result_bytes": 300_000},
             "40 frames of 48x64 pixels are 368640 bytes, more than max_result_bytes=300000;",
         ),
-        ({"max_decode_seconds": 0}, "reading it took longer than max_decode_seconds=0; raise this limit if you trust the video"),
+        (
+            {"max_decode_seconds": 0},
+            "reading it took longer than max_decode_seconds=0; raise this limit if you trust the video",
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["clip.mp4", "no_timestamps.h264", "animated.webp"])
