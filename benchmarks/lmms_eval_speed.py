@@ -72,10 +72,10 @@ def sides(checkpoint: Path) -> dict:
             return answers
 
         def loglikelihood(self, requests):
-            raise NotImplementedError  # asked for by no task here, as the next
+            raise NotImplementedError  # lmms-eval demands the method; the task asks for none of these
 
         def generate_until_multi_round(self, requests):
-            raise NotImplementedError
+            raise NotImplementedError  # likewise
 
     return {
         "one by one, nothing remembered": lambda: OneByOne(str(checkpoint)),

@@ -30,9 +30,10 @@ def load_model(
         device_map: "auto", ...: spread it over all devices, in place of `device`.
         dtype: "auto" (as stored) or the dtype that weights get which are not quantized.
         quantize: "4bit" or "8bit" for the layers of the language model.
+        attn_implementation: kernels of attention, as in `from_pretrained`.
 
     Raises:
-        ValueError, OSError: the checkpoint or a setting is none.
+        ValueError, OSError: there is no such checkpoint, or a setting is impossible.
     """
     if quantize and dtype == "auto":
         dtype = "bfloat16"

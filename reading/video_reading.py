@@ -114,8 +114,8 @@ def read_file(
         file.decoding = guarded.deadline  # does not run while a part is fetched
     try:
         return read_frames(guarded, choose_frames, limits, taker, stream_index)
-    except Exception:
-        if isinstance(guarded.failure, PartNeeded):  # and this is what came of it
+    except Exception:  # FFmpeg and Pillow make errors of their own of one that the file raises
+        if isinstance(guarded.failure, PartNeeded):
             raise guarded.failure from None
         raise
 

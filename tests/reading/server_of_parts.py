@@ -82,27 +82,24 @@ class Server(BaseHTTPRequestHandler):
     def gone(self, first, last, is_part):
         self.send_error(404)
 
-    def cut(self, first, last, is_part):
+    def begin_part(self, first, last):
+        """The head of an answer without a length."""
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
         self.send_header("ETag", '"1"')
         self.end_headers()
+
+    def cut(self, first, last, is_part):
+        self.begin_part(first, last)
         self.wfile.write(self.data[first : (first + last) // 2])
 
     def stalls(self, first, last, is_part):
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
-        self.send_header("ETag", '"1"')
-        self.end_headers()
-        self.wfile.write(self.data[first : (first + last) // 2])
+        self.cut(first, last, is_part)
         Server.stalled += 1
         self.goes_on.wait(60)
 
     def endless(self, first, last, is_part):
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.data)}")
-        self.send_header("ETag", '"1"')
-        self.end_headers()
+        self.begin_part(first, last)
         while True:
             self.wfile.write(self.data[first : last + 1])
 
