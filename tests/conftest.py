@@ -1,10 +1,14 @@
+import os
+
 import pytest
 import torch
 from transformers.utils import logging
 
 
-# The models of the tests are so small that a second thread costs more than it brings.
+# The models of the tests are so small that a second thread costs more than it brings, here and in processes that tests
+# start.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -185,13 +185,45 @@ def test_pipeline_task_is_registered_without_disturbing_the_others():
     assert {"video-text-to-text", "image-text-to-text", "text-generation"} <= set(tasks)
 
 
-def run_fresh(code: str):
-    subprocess.run([sys.executable, "-c", code], check=True)
+# Runs each code that it is told in a process of its own, and answers with the traceback of how that ended. The processes
+# are copies of this one, which has imported what takes long and waits for nothing of ours: torch, other libraries, and
+# the lists of transformers' modules.
+FRESH_PROCESSES = """
+import json, os, sys, traceback
+import accelerate, av, huggingface_hub, jinja2, PIL.Image, torch, torchvision, transformers.models, yaml
+torch.set_num_threads(1)
+waited_for = ("llava_next_video", "transformers.models.", "transformers.modeling", "transformers.pipelines")
+assert not [name for name in sys.modules if name.startswith(waited_for)]
+for line in sys.stdin:
+    listen, tell = os.pipe()
+    if os.fork() == 0:
+        os.dup2(2, 1)
+        try:
+            exec(json.loads(line), {"__name__": "__main__"})
+        except BaseException:
+            os.write(tell, traceback.format_exc()[-4000:].encode())
+        os._exit(0)
+    os.close(tell)
+    with open(listen) as told:
+        problem = told.read()
+    status = os.wait()[1]
+    print(json.dumps(problem or (status and f"status {status}")), flush=True)
+"""
 
 
-def test_importing_the_package_imports_nothing_that_waits_to_be_used():
-    waiting = ["av", "transformers.models.auto.configuration_auto", "transformers.modeling_utils", "torchvision"]
-    run_fresh(f"import sys, llava_next_video; assert not set({waiting}) & set(sys.modules)")
+@pytest.fixture(scope="module")
+def run_fresh():
+    """Runs code in a process that has imported nothing of ours; fails with its traceback if it raises."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", FRESH_PROCESSES], text=True, **pipes) as server:
+
+        def run(code: str):
+            print(json.dumps(code), file=server.stdin, flush=True)
+            problem = json.loads(server.stdout.readline())
+            assert not problem, f"{code}\n{problem}"
+
+        yield run
+        server.stdin.close()
 
 
 IN_PLACE = """
@@ -230,30 +262,11 @@ assert module == "llava_next_video.conversion.original_model_types"
         ),
     ],
 )
-def test_whatever_is_imported_first(first):
+def test_whatever_is_imported_first(first, run_fresh):
     """transformers' modules import ours, and ours import transformers': neither may find the other half done."""
     run_fresh(first + IN_PLACE)
 
 
-# Forks a process for each case before anything of transformers is imported, so that what a case imports is the first.
-EACH_ALONE = """
-import json, os, sys, traceback
-import av, PIL.Image, torch, torchvision  # what takes long and is not ours
-torch.set_num_threads(1)
-cases, original, tower, demo = json.load(sys.stdin)
-failed = 0
-for code in cases:
-    child = os.fork()
-    if child == 0:
-        try:
-            exec(code, {"ORIGINAL": original, "TOWER": tower, "DEMO": demo})
-        except BaseException:
-            print(f"--- {code}", traceback.format_exc(), file=sys.stderr, flush=True)
-            os._exit(1)
-        os._exit(0)
-    failed += os.waitpid(child, 0)[1] != 0
-sys.exit(failed)
-"""
 # What each public name does with an original checkpoint, and with one of ours; names that read none are only imported.
 READ_A_CHECKPOINT = """
 for source, options in ((ORIGINAL, {"vision_tower": TOWER}), (DEMO, {})):
@@ -277,6 +290,10 @@ for source, options in ((ORIGINAL, {"vision_tower": TOWER}), (DEMO, {})):
 }
 
 
+ORIGINAL = Recording("qwen_grid_avg")
+PATHS = f"ORIGINAL, TOWER = {str(ORIGINAL.checkpoint)!r}, {ORIGINAL.vision_tower!r}\nDEMO = {llava_next_video.DEMO_CHECKPOINT!r}\n"
+
+
 def first_imports() -> list[str]:
     """Every public name, imported from the package and from the module that defines it, and what is done with it."""
     cases = []
@@ -298,18 +315,14 @@ def first_imports() -> list[str]:
 
 
 @pytest.mark.slow
-def test_every_public_name_works_as_the_first_and_only_thing_that_is_imported():
+@pytest.mark.parametrize("code", first_imports())
+def test_every_public_name_works_as_the_first_and_only_thing_that_is_imported(code, run_fresh):
     """`LlavaNextVideoProcessor.from_pretrained(ORIGINAL)` failed unless an Auto class had been imported."""
-    recording = Recording("qwen_grid_avg")
-    cases = first_imports()
+    run_fresh(PATHS + code)
+
+
+def test_what_public_names_do_is_about_public_names():
     assert set(USES) <= set(llava_next_video.__all__)
-    result = subprocess.run(
-        [sys.executable, "-c", EACH_ALONE],
-        input=json.dumps([cases, str(recording.checkpoint), recording.vision_tower, llava_next_video.DEMO_CHECKPOINT]),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
 
 
 def test_version_is_the_one_of_pyproject():
