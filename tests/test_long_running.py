@@ -1,7 +1,9 @@
 """A slice of `python -m benchmarks.long_running`: files, threads and what the pipeline remembers do not grow."""
 
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import transformers
@@ -17,24 +19,29 @@ def test_files_threads_and_memory_of_videos_do_not_grow():
     pipe = transformers.pipeline("video-text-to-text", model=DEMO_CHECKPOINT, device="cpu", remembered_videos=3)
     [*_, warm] = long_running.run(pipe, 10, seed=1)
     [*_, last] = long_running.run(pipe, 50, seed=2)
-    assert (last.open_files, last.threads) == (warm.open_files, warm.threads)
+    assert not last.holds_more_than(warm), (warm, last)
     assert len(pipe.memory.videos) <= 3
     assert len(pipe.memory.conversation) <= 1
 
 
-def test_growth_is_found(monkeypatch, capsys):
-    kept = []
+def leak_a_file(kept: ExitStack):
+    kept.enter_context(open("/dev/null"))
 
-    def leak(pipe, chance):
-        kept.append(open("/dev/null"))  # noqa: SIM115 - what a leak is
 
-    monkeypatch.setattr(long_running, "CALLS", (leak,))
-    assert long_running.main(["--calls", "8"]) == 1
-    monkeypatch.setattr(long_running, "CALLS", (lambda pipe, chance: None,))
-    assert long_running.main(["--calls", "8"]) == 0
+def leak_a_thread(kept: ExitStack):
+    timer = threading.Timer(600, lambda: None)
+    timer.start()
+    kept.callback(timer.cancel)
+
+
+@pytest.mark.parametrize("leak", [leak_a_file, leak_a_thread])
+def test_growth_is_found(leak, monkeypatch, capsys):
+    with ExitStack() as kept:
+        monkeypatch.setattr(long_running, "CALLS", (lambda pipe, chance: leak(kept),))
+        assert long_running.main(["--calls", "8"]) == 1
+        monkeypatch.setattr(long_running, "CALLS", (lambda pipe, chance: None,))
+        assert long_running.main(["--calls", "8"]) == 0
     assert "| 8 | " in capsys.readouterr().out
-    for file in kept:
-        file.close()
 
 
 @pytest.fixture
