@@ -185,8 +185,8 @@ def test_pipeline_task_is_registered_without_disturbing_the_others():
     assert {"video-text-to-text", "image-text-to-text", "text-generation"} <= set(tasks)
 
 
-# Runs each code that it is told in a process of its own, and answers with the traceback of how that ended. The processes
-# are copies of this one, which has imported what takes long and waits for nothing of ours: torch, other libraries, and
+# Runs each code that it is told in a process of its own, and answers with the traceback of how that ended. They are
+# copies of this process, which has imported what takes long and nothing of ours waits for: torch, other libraries, and
 # the lists of transformers' modules.
 FRESH_PROCESSES = """
 import json, os, sys, traceback
@@ -291,7 +291,11 @@ for source, options in ((ORIGINAL, {"vision_tower": TOWER}), (DEMO, {})):
 
 
 ORIGINAL = Recording("qwen_grid_avg")
-PATHS = f"ORIGINAL, TOWER = {str(ORIGINAL.checkpoint)!r}, {ORIGINAL.vision_tower!r}\nDEMO = {llava_next_video.DEMO_CHECKPOINT!r}\n"
+PATHS = f"""
+ORIGINAL = {str(ORIGINAL.checkpoint)!r}
+TOWER = {ORIGINAL.vision_tower!r}
+DEMO = {llava_next_video.DEMO_CHECKPOINT!r}
+"""
 
 
 def first_imports() -> list[str]:
