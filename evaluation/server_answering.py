@@ -21,11 +21,8 @@ from llava_next_video.evaluation.questions import Question
 from llava_next_video.reading.addresses import scheme_of
 
 
-# How each server takes arguments of its reader, by the owner of the model in its list of models.
-FIELDS_OF_FRAMES = {
-    "llava-next-video": lambda frames: {"chat_template_kwargs": frames},
-    "vllm": lambda frames: {"media_io_kwargs": {"video": frames}},
-}
+# Servers that take arguments of their reader, by the owner of the model in their lists of models.
+CAN_BE_TOLD_FRAMES = ("llava-next-video", "vllm")
 REFUSED = (400, 413, 422)  # HTTP status of a question that cannot be asked; any other error is the server's
 TRIES, SECONDS = 5, 600  # for one question
 
@@ -74,12 +71,13 @@ class Server:
     def fields_of(self, frames: dict) -> dict:
         if not frames:
             return {}
-        if self.owner not in FIELDS_OF_FRAMES:
+        if self.owner not in CAN_BE_TOLD_FRAMES:
             raise ValueError(
-                f"The server at {self.address} was to be told {frames}, but only {' and '.join(FIELDS_OF_FRAMES)} can "
-                f"be told so, and this one is of {self.owner!r}. Start it with these frames, and ask for no other ones."
+                f"The server at {self.address} was to be told {frames}, but only {' and '.join(CAN_BE_TOLD_FRAMES)} "
+                f"can be told so, and this one is of {self.owner!r}. Start it with these frames, and ask for no other "
+                "ones."
             )
-        return FIELDS_OF_FRAMES[self.owner](frames)
+        return {"media_io_kwargs": {"video": frames}}
 
     def answer(self, chat: list[dict], arguments: dict) -> str:
         """The answer to a chat.

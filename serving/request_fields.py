@@ -35,7 +35,8 @@ class RequestFields(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     tools: list[dict] | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: Sampling | None = None
+    chat_template_kwargs: Sampling | None = None  # as transformers' server has it
+    media_io_kwargs: dict[Literal["video"], Sampling] | None = None  # the same as vLLM has it
     generation_config: None = None
 
 
@@ -67,10 +68,11 @@ class ResponsesFields(RequestFields):
 
 
 def checked_fields(body: Any, fields: type[RequestFields]) -> dict:
-    """Check the body of a request; returns it without fields that are null.
+    """Check the body of a request; returns it without fields that are null, and the sampling of videos as
+    `chat_template_kwargs`.
 
     Raises:
-        ValueError: it is not a JSON object, or a field is wrong; names the field.
+        ValueError: it is not a JSON object, a field is wrong, or the sampling is given twice; names the field.
     """
     if not isinstance(body, dict):
         raise ValueError(f"The request is a JSON {type(body).__name__}. It has to be an object with fields.")
@@ -80,4 +82,12 @@ def checked_fields(body: Any, fields: type[RequestFields]) -> dict:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"])
         raise ValueError(f"The request has {quoted(first['input'])} where {place} belongs: {first['msg']}.") from None
-    return {name: value for name, value in body.items() if value is not None}
+    given = {name: value for name, value in body.items() if value is not None}
+    if "media_io_kwargs" in given:
+        if "chat_template_kwargs" in given:
+            raise ValueError(
+                "The request has chat_template_kwargs and media_io_kwargs, which both say how videos are sampled. Send "
+                "one of them."
+            )
+        given["chat_template_kwargs"] = given.pop("media_io_kwargs").get("video", {})
+    return given

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.lmms_eval_runs import environment_of, plain_answers, run_table
+from tests.evaluation.lmms_eval_runs import CURRENT, environment_of, plain_answers, run_lmms_eval, run_table
 from tests.evaluation.miniature import write_miniature
 from tests.serving.running_server import running
 
@@ -46,3 +46,11 @@ def test_the_answers_of_a_server_are_a_pipelines(environment, address, tmp_path,
     assert served["recipe"]["server"] == address
     assert f"asked of the server {address} (llava-next-video)" in (tmp_path / "out" / "table.md").read_text()
     assert not Path(environment["CONNECTIONS"]).exists()
+
+
+def test_lmms_evals_own_client_gets_a_pipelines_answers(environment, address, tmp_path):
+    arguments = f"model=demo,base_url={address},api_key=none,pass_video_url=True,max_frames_num=8"
+    ran = run_lmms_eval(environment, tmp_path / "out", CURRENT, arguments, model="openai")
+    for task in CURRENT:
+        answers = plain_answers(task, [sample["input"] for sample in ran[task]])
+        assert [sample["filtered_resps"] for sample in ran[task]] == [[answer] for answer in answers], task

@@ -155,8 +155,9 @@ def test_clients_at_the_same_time_get_their_own_answers(server):
 def test_the_number_of_frames_is_the_checkpoints_unless_a_client_chooses(server, client, prompt_tokens):
     ask = partial(client.chat.completions.create, model="demo", messages=question(data_url(CIRCLE[0])))
     assert ask().usage.prompt_tokens == prompt_tokens(None) == prompt_tokens(8)
-    chosen = ask(extra_body={"chat_template_kwargs": {"num_frames": 4}})
-    assert chosen.usage.prompt_tokens == prompt_tokens(4) != prompt_tokens(8)
+    for field in ({"chat_template_kwargs": {"num_frames": 4}}, {"media_io_kwargs": {"video": {"num_frames": 4}}}):
+        assert ask(extra_body=field).usage.prompt_tokens == prompt_tokens(4) != prompt_tokens(8)
+    assert ask(extra_body={"media_io_kwargs": {}}).usage.prompt_tokens == prompt_tokens(8)
     body = {"input": response_input(*CIRCLE[:2]), "chat_template_kwargs": {"num_frames": 4}}
     assert server.post("/v1/responses", body)[1]["usage"]["input_tokens"] == prompt_tokens(4)
 

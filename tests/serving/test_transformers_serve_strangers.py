@@ -202,6 +202,12 @@ BAD_BODIES = {
     "a chat template": ({"messages": GOOD, "chat_template_kwargs": {"chat_template": "{{x}}"}}, "chat_template"),
     "a size": ({"messages": GOOD, "chat_template_kwargs": {"size": {"shortest_edge": 9999}}}, "size"),
     "no frames": ({"messages": GOOD, "chat_template_kwargs": {"num_frames": 0}}, "num_frames"),
+    "no frames as vLLM has it": ({"messages": GOOD, "media_io_kwargs": {"video": {"num_frames": 0}}}, "num_frames"),
+    "a reader of pictures": ({"messages": GOOD, "media_io_kwargs": {"image": {}}}, "media_io_kwargs.image"),
+    "frames said twice": (
+        {"messages": GOOD, "chat_template_kwargs": {"fps": 1}, "media_io_kwargs": {"video": {"fps": 1}}},
+        "Send one of them",
+    ),
     "two rules": ({"messages": GOOD, "chat_template_kwargs": {"num_frames": 2, "fps": 1}}, "pass one"),
     "more tokens than fit": (
         {"messages": GOOD, "chat_template_kwargs": {"num_frames": 300, "frame_sampling": "uniform_repeated"}},
