@@ -37,7 +37,7 @@ from .model_inputs import (
     warn_of_learned_placeholders,
 )
 from .model_outputs import CACHE_NAME, LlavaNextVideoCausalLMOutputWithPast, LlavaNextVideoModelOutputWithPast
-from .older_weight_names import register_older_weight_names, rename_older_weights
+from .older_weight_names import forget_unused_renamings, register_older_weight_names, rename_older_weights
 from .other_formats import format_of
 from .placement import check_heads, with_vectors_in_memory
 from .projector import LlavaNextVideoMultiModalProjector, LlavaNextVideoPooler
@@ -75,6 +75,7 @@ class LlavaNextVideoPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, device_map=device_map, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple where loading_info was asked for
         check_heads(model)
+        forget_unused_renamings(model)
         model.base_model.freeze_what_never_runs()  # loading puts new parameters in
         return loaded
 

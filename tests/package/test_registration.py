@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.llava_next_video import LlavaNextVideoConfig as BuiltInConfig
 from transformers.models.llava_next_video import LlavaNextVideoForConditionalGeneration as BuiltInModel
 from transformers.models.llava_next_video import LlavaNextVideoProcessor as BuiltInProcessor
@@ -165,6 +166,27 @@ def test_loading_and_saving_keeps_the_names_of_the_file(builtin_checkpoint, tmp_
     folder, _ = builtin_checkpoint
     transformers.AutoModelForImageTextToText.from_pretrained(folder).save_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+
+
+@pytest.mark.parametrize("style", NAMING_STYLES)
+def test_names_of_the_file_are_kept_where_all_renamings_are_noted(style, tmp_path, monkeypatch):
+    """As transformers' loading does with DeepSpeed's ZeRO-3: unneeded ones were undone, too, in what was saved."""
+    model = make_model()
+    model.config.save_pretrained(tmp_path)
+    weights = {renamed(name, style): tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    from_pretrained = transformers.PreTrainedModel.from_pretrained.__func__
+
+    def noting_all(cls, *args, **kwargs):
+        loaded = from_pretrained(cls, *args, **kwargs)
+        used = [renaming.source_patterns for renaming in loaded._weight_conversions]
+        renamings = get_model_conversion_mapping(loaded)
+        loaded._weight_conversions += [each for each in renamings if each.source_patterns not in used]
+        return loaded
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", classmethod(noting_all))
+    transformers.AutoModelForImageTextToText.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert load_file(tmp_path / "again" / "model.safetensors").keys() == weights.keys()
 
 
 @pytest.mark.slow

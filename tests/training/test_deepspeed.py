@@ -1,11 +1,18 @@
-"""ZeRO-3 of DeepSpeed on two processes gives the loss and the gradients of one process on all rows."""
+"""ZeRO-3 of DeepSpeed on two processes gives the loss and the gradients of one process on all rows, and `Trainer` saves
+with it what was trained, under the names of the file that was loaded."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import Trainer, TrainingArguments
 
+from llava_next_video import LlavaNextVideoCollator, LlavaNextVideoForConditionalGeneration
 from tests.processes import run_in_two_processes
+from tests.training.rows import processor_of
+from tests.training.test_trainer import RECIPE, ROWS, from_older_names, full
 from tests.training.test_two_processes import expected_of, largest_difference
 from tests.training.two_processes import Case, Result, batch_of_process, sum_of_processes
 
@@ -80,3 +87,60 @@ def test_loss_and_gradients_are_those_of_one_process(case):
         assert found.evaluated == pytest.approx(expected.loss, abs=1e-5)
         assert largest_difference(expected.gradients, found.gradients) <= 1e-5
         assert found.tower_calls == 1
+
+
+TRAINER_CONFIG = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "zero_allow_untested_optimizer": True,
+    "zero_optimization": {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
+}
+
+
+def train_with_zero_3(source: Path, saved: Path) -> dict[str, torch.Tensor]:
+    """The weights after two steps, as they are in both processes."""
+    from deepspeed import zero
+
+    use_no_extension()
+    arguments = TrainingArguments(
+        str(saved.parent / "out"),
+        deepspeed=TRAINER_CONFIG,
+        use_cpu=True,
+        max_steps=2,
+        per_device_train_batch_size=1,
+        optim="sgd",
+        learning_rate=0.1,
+        save_strategy="no",
+        report_to=[],
+        remove_unused_columns=False,
+    )
+    model = LlavaNextVideoForConditionalGeneration.from_pretrained(source, dtype=torch.float32)
+    collator = LlavaNextVideoCollator(processor_of("qwen_1_5", **RECIPE))
+    trainer = Trainer(model, arguments, train_dataset=ROWS[:2], data_collator=collator)
+    trainer.train()
+    trainer.save_model(str(saved))
+    weights = {}
+    for name, weight in model.named_parameters():
+        with zero.GatheredParameters([weight]):
+            weights[name] = weight.detach().clone()
+    return weights
+
+
+@pytest.mark.parametrize("make", [full, from_older_names])
+def test_trainer_saves_what_was_trained_under_the_names_of_the_file(make, tmp_path):
+    """Names were `language_model.model.model.norm.weight` and the like."""
+    source, saved = tmp_path / "source", tmp_path / "saved"
+    source.mkdir()
+    make(source).save_pretrained(source)
+    before = LlavaNextVideoForConditionalGeneration.from_pretrained(source).state_dict()
+    trained, _ = run_in_two_processes(train_with_zero_3, source, saved)
+    assert any((trained[name] != before[name]).any() for name in trained)
+    assert load_file(saved / "model.safetensors").keys() == load_file(source / "model.safetensors").keys()
+    loaded, info = LlavaNextVideoForConditionalGeneration.from_pretrained(saved, output_loading_info=True)
+    assert not info["missing_keys"]
+    for name, weight in loaded.named_parameters():
+        assert torch.equal(weight, trained[name]), name
