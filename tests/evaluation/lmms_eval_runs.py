@@ -17,7 +17,8 @@ from tests.evaluation.miniature import SEEDS, clips_of, tables
 CURRENT = ("nextqa_mc_test", "videomme", "videomme_w_subtitle", "egoschema_subset", "perceptiontest_val_mc")
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-ACCELERATE = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes=2")
+# On CPUs too, as no process sees a GPU; with `--cpu` it starts one process.
+ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2")
 SECONDS = 1800  # of one run, on a busy machine
 REFUSING_SOCKET = """
 import socket
