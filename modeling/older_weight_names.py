@@ -33,8 +33,8 @@ def register_older_weight_names():
 def forget_unused_renamings(model: PreTrainedModel):
     """Let `save_pretrained` write the names that `from_pretrained` read.
 
-    It undoes the renamings that the model keeps from loading. With DeepSpeed's ZeRO-3 transformers keeps all of them, and
-    undoing one that was not needed makes names such as `language_model.model.model.norm.weight`.
+    It undoes the renamings that the model keeps from loading. With DeepSpeed's ZeRO-3 transformers keeps all of them,
+    and undoing one that was not needed makes names such as `language_model.model.model.norm.weight`.
     """
     if renamings := getattr(model, "_weight_conversions", None):
         model._weight_conversions = [renaming for renaming in renamings if renaming.was_used()]
