@@ -1,7 +1,7 @@
 """Which `raise` does no test reach? `python -m tests.uncovered_raises [arguments of pytest]`.
 
-Runs the tests and prints the package's `raise` statements that never ran; exit status 1 when there are any, and pytest's
-own when a test fails. That their messages are compared (`match=`) is for the reader of the tests to see.
+Runs the tests and prints the package's `raise` statements that never ran; exit status 1 when there are any, and
+pytest's own when a test fails. That their messages are compared (`match=`) is for the reader of the tests to see.
 
 The package is compiled with a mark before each `raise`, which costs nothing until it is reached; to watch every line
 would make the tests take half as long again.

@@ -1,9 +1,5 @@
 """`tp_plan="auto"`: layers divided among two processes (gloo, on this machine) give what one process does."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +11,8 @@ from safetensors.torch import load_file
 from llava_next_video import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
 from llava_next_video.modeling.placement import check_heads
 from tests.golden_data import Recording
-from tests.modeling import two_processes
-from tests.modeling.two_processes import IDS, OPTIONS, ORIGINAL, answers, logits_of
+from tests.modeling.two_processes import IDS, OPTIONS, ORIGINAL, answers, logits_of, run_all
+from tests.processes import run_in_two_processes
 from tests.tiny import TEXT, make_model, make_processor, random_frames
 
 
@@ -33,7 +29,6 @@ RECIPES = {
     "tied_slow_fast": {"video_newline_position": "grid", "slow_frame_stride": 2, "tie_word_embeddings": True},
 }
 ROOT = Path(__file__).parents[2]
-TIMEOUT_SECONDS = 170
 each_recipe = pytest.mark.parametrize("recipe", RECIPES)
 
 
@@ -53,27 +48,6 @@ def make_inputs(processor) -> dict[str, dict]:
     return {case: dict(values) for case, values in inputs.items()}
 
 
-def run_in_two_processes(folder: Path) -> list[dict]:
-    """The results of each process. When one fails, torchrun ends the other, and its traceback is shown."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]  # on a free port
-    process = subprocess.Popen(
-        [*command, "-m", two_processes.__name__, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
-        pytest.fail(f"no result after {TIMEOUT_SECONDS} seconds:\n{process.communicate()[0]}")
-    assert process.returncode == 0, output
-    return [torch.load(folder / f"results{rank}.pt") for rank in (0, 1)]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tensor_parallel")
@@ -90,7 +64,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(folder) -> list[dict]:
-    return run_in_two_processes(folder)
+    return run_in_two_processes(run_all, folder)
 
 
 def load(folder: Path) -> LlavaNextVideoForConditionalGeneration:

@@ -1,12 +1,8 @@
-"""What `test_tensor_parallel.py` runs in two processes: `torchrun --nproc-per-node 2 two_processes.py FOLDER`. Each
-process writes what it got to FOLDER; nothing is compared here."""
+"""What `test_tensor_parallel.py` runs in two processes; nothing is compared here."""
 
-import os
-import sys
 from pathlib import Path
 
 import torch
-import torch.distributed
 import transformers
 from torch.distributed.tensor import DTensor
 from transformers.distributed import DistributedConfig
@@ -79,9 +75,7 @@ def run_others(folder: Path) -> dict:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+def run_all(folder: Path) -> dict:
+    """What this process gets, by recipe and case."""
     results = {path.parent.name: run_recipe(path.parent) for path in sorted(folder.glob("*/inputs.pt"))}
-    torch.save(results | run_others(folder), folder / f"results{os.environ['RANK']}.pt")
-    torch.distributed.destroy_process_group()
+    return results | run_others(folder)
