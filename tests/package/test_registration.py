@@ -214,8 +214,8 @@ FRESH_PROCESSES = """
 import json, os, sys, traceback
 import accelerate, av, huggingface_hub, jinja2, PIL.Image, torch, torchvision, transformers.models, yaml
 torch.set_num_threads(1)
-waited_for = ("llava_next_video", "transformers.models.", "transformers.modeling", "transformers.pipelines")
-assert not [name for name in sys.modules if name.startswith(waited_for)]
+waited_for = {f"transformers.{name}" for name in ("models.auto", "models.llava_next", "modeling_utils", "pipelines")}
+assert not (waited_for | {"llava_next_video"}) & set(sys.modules)
 for line in sys.stdin:
     listen, tell = os.pipe()
     if os.fork() == 0:
