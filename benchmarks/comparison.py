@@ -127,8 +127,9 @@ def run(comparison: Comparison, setting: Setting) -> list[Row]:
             missing[side] = str(reason)
     values = {side: [] for side in runs}
     cpu_seconds = dict.fromkeys(runs, 0.0)
-    for _ in range(rounds):
-        for side, function in runs.items():
+    for number in range(rounds):
+        # Every other round backwards: the first after another side finds less of its memory at hand.
+        for side, function in list(runs.items())[:: -1 if number % 2 else 1]:
             before = cpu_seconds_so_far()
             is_timed = comparison.measure == "seconds"
             values[side].append(seconds_of(function, setting) if is_timed else function())

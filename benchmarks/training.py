@@ -78,6 +78,6 @@ COMPARISONS = []
 for name, (what, how) in WAYS.items():
     step, sides = f"a step of training, {NUM_FRAMES} frames, {what}", both(**how)
     COMPARISONS += [
-        Comparison(name, step, sides, least=NOT_SLOWER, rounds=3),
+        Comparison(name, step, sides, least=NOT_SLOWER, rounds=4),
         Comparison(f"{name}_memory", f"memory of {step}", sides, measure="peak", least=NOT_SLOWER, rounds=1),
     ]
