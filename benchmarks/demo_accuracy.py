@@ -95,7 +95,15 @@ def learned(seed: int) -> Asked:
     if seen_as != "video":
         clip = replace(clip, num_frames=1)
     questions = [ask(clip, kind, rng) for kind in kinds_of(clip)]
-    looks = ("photo-like" if clip.photo is not None else "noisy" if clip.noise else "graded" if any(clip.gradient) else "plain")
+    looks = (
+        "photo-like"
+        if clip.photo is not None
+        else "noisy"
+        if clip.noise
+        else "graded"
+        if any(clip.gradient)
+        else "plain"
+    )
     has_outline, is_soft = any(m.stroke for m in clip.movers), any(m.blur for m in clip.movers)
     return Asked(
         content="image" if seen_as == "picture" else "video",
@@ -153,7 +161,9 @@ def write_picture(clip: Clip | StrangerClip, path: Path) -> Path:
     return path
 
 
-def answers(guesser: Guesser, asked: Asked, rng: random.Random | None = None, verbose: bool = False) -> Iterator[Answer]:
+def answers(
+    guesser: Guesser, asked: Asked, rng: random.Random | None = None, verbose: bool = False
+) -> Iterator[Answer]:
     """Ask all about one clip; `rng` mixes its frames."""
     with tempfile.TemporaryDirectory() as folder:
         path = asked.write(Path(folder) / "clip")
@@ -189,9 +199,14 @@ def main() -> None:
     tables = {name: shares(of_name) for name, of_name in found.items()}
     for table, cells in tables["learned"].items():
         print(f"\n{table:20} {'as learned':>18} {'by a stranger':>18}")
-        for cell in sorted({*cells, *tables["strange"][table]}, key=lambda cell: list(cells).index(cell) if cell in cells else 99):
+        for cell in sorted(
+            {*cells, *tables["strange"][table]}, key=lambda cell: list(cells).index(cell) if cell in cells else 99
+        ):
             counts = [of_name[table].get(cell, (0, 0)) for of_name in tables.values()]
-            print(f"{cell:20} " + " ".join(f"{f'{right}/{all_}':>9} {right / max(1, all_):8.1%}" for right, all_ in counts))
+            print(
+                f"{cell:20} "
+                + " ".join(f"{f'{right}/{all_}':>9} {right / max(1, all_):8.1%}" for right, all_ in counts)
+            )
     print()
     for name, of_name in found.items():
         meant = [answer for answer in of_name if answer.kind not in REFUSED]

@@ -27,7 +27,9 @@ def scene(number: int) -> Image.Image:
     for _ in range(rng.choice((0, 0, 3, 6, 10))):
         grey = rng.randint(40, 215)
         colour = (*(min(255, max(0, grey + rng.randint(-25, 25))) for _ in range(3)), rng.randint(60, 200))
-        y, x, height, width = (rng.uniform(low, high) * SCENE_SIZE for low, high in ((-0.1, 1), (-0.1, 1), *2 * ((0.03, 0.7),)))
+        y, x, height, width = (
+            rng.uniform(low, high) * SCENE_SIZE for low, high in ((-0.1, 1), (-0.1, 1), *2 * ((0.03, 0.7),))
+        )
         getattr(draw, rng.choice(("rectangle", "ellipse")))((x, y, x + width, y + height), fill=colour)
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2.5)))
 

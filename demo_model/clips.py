@@ -4,9 +4,9 @@ A clip is a small description (`Clip`) drawn from a seed. It can be rendered at 
 mp4. One shape moves through the whole clip, two appear one after the other or move side by side, none is there at all,
 or nothing moves.
 
-The answers need the order of the frames: played backwards, a clip is another clip that could be drawn, with the opposite
-directions and the opposite order of appearance. A shuffled clip says which way lies the axis of movement and which
-shapes there are; only a first shape that stays until the end tells that it is the first.
+The answers need the order of the frames: played backwards, a clip is another clip that could be drawn, with the
+opposite directions and the opposite order of appearance. A shuffled clip says which way lies the axis of movement and
+which shapes there are; only a first shape that stays until the end tells that it is the first.
 
 Coordinates are fractions of the canvas, (y, x) from the top left corner; times are fractions of the clip, 0 at the
 first frame and 1 at the last.
@@ -14,7 +14,7 @@ first frame and 1 at the last.
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,6 +39,7 @@ DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  
 ASPECTS = (9 / 16, 3 / 4, 1, 4 / 3, 16 / 9, 21 / 9)  # width to height
 SHORT_SIDES = (96, 120, 144, 160, 180, 240, 240, 320, 360, 480, 720, 1080)
 RADII = 0.068, 0.305  # of the short side
+CLEAR_SHORT_SIDES, CLEAR_RADII = (120, 144, 180, 240), (0.15, 0.22)
 LEAST_CONTRAST = 100  # distance of a shape's colour from the background's, each out of 255
 SUPERSAMPLING = 4  # sub-pixels per pixel side when a shape's edge is drawn
 
@@ -107,17 +108,25 @@ class Clip:
     photo: int | None = None
 
     @classmethod
-    def from_seed(cls, seed: int, num_shapes: int | None = None, moves: bool | None = None) -> "Clip":
+    def from_seed(
+        cls, seed: int, num_shapes: int | None = None, moves: bool | None = None, clear: bool = False
+    ) -> "Clip":
         """Draw a clip; the same seed always gives the same one. `num_shapes` is 0, 1 or 2; without it and `moves`
-        seldom nothing is there, and seldom nothing moves."""
+        seldom nothing is there, and seldom nothing moves. `clear` ones are small files in which shapes are large,
+        filled and sharp, for tests and examples that are not about what can be seen."""
         rng = random.Random(seed)
-        height, width = _canvas(rng)
+        height, width = _canvas(rng, CLEAR_SHORT_SIDES if clear else SHORT_SIDES)
         drawn = rng.choices((0, 1, 2), (1, 12, 12))[0]
         num_shapes = drawn if num_shapes is None else num_shapes
         drawn = rng.random() < 0.87
         moves = drawn if moves is None else moves
         background = _background(rng)
-        movers = _movers(rng, num_shapes, moves, height, width, background["background"])
+        if clear:
+            grey = background["background"][0]
+            background |= {"background": (grey,) * 3, "photo": None, "noise": min(5.0, background["noise"])}
+        movers = _movers(rng, num_shapes, moves, height, width, background["background"], clear)
+        if clear:
+            movers = tuple(replace(mover, stroke=0.0, blur=0.0, turn=0.0) for mover in movers)
         fps, seconds = rng.choice((10, 12, 15, 24, 25, 30)), rng.uniform(1.5, 5.0)
         if min(height, width) > 480:
             fps, seconds = 10, 1.5  # large pictures take long to write
@@ -128,10 +137,10 @@ class Clip:
     def crowd(cls, seed: int) -> "Clip":
         """Draw a single frame with up to eight shapes, more than clips have: there is more to learn from it."""
         rng = random.Random(seed)
-        height, width = _canvas(rng)
+        height, width = _canvas(rng, SHORT_SIDES)
         background, movers = _background(rng), []
         for _ in range(rng.choice((1, 3, 6, 10, 14))):
-            mover = _mover(rng, height, width, background["background"], moves=False)
+            mover = _mover(rng, height, width, background["background"], RADII, moves=False)
             if len(movers) < 8 and not any(_touching(mover, other, 0.0, height, width) for other in movers):
                 movers.append(mover)
         return cls(tuple(movers), height, width, 1, 1, seed=seed, **background)
@@ -178,9 +187,9 @@ class Clip:
         return np.stack(pictures)
 
 
-def _canvas(rng: random.Random) -> tuple[int, int]:
+def _canvas(rng: random.Random, short_sides: tuple[int, ...]) -> tuple[int, int]:
     """Height and width in pixels, both even."""
-    aspect, short = rng.choice(ASPECTS), rng.choice(SHORT_SIDES)
+    aspect, short = rng.choice(ASPECTS), rng.choice(short_sides)
     height, width = (short, short * aspect) if aspect > 1 else (short / aspect, short)
     return 2 * round(height / 2), 2 * round(width / 2)
 
@@ -198,10 +207,10 @@ def _background(rng: random.Random) -> dict:
 
 
 def _movers(
-    rng: random.Random, number: int, moves: bool, height: int, width: int, background: tuple[int, ...]
+    rng: random.Random, number: int, moves: bool, height: int, width: int, background: tuple[int, ...], clear: bool
 ) -> tuple[Mover, ...]:
     """Draw shapes for a clip; two are unlike in shape and colour and never touch."""
-    canvas = height, width, background
+    canvas = height, width, background, CLEAR_RADII if clear else RADII
     if number < 2:
         return tuple(_mover(rng, *canvas, moves=moves) for _ in range(number))
     while True:
@@ -222,12 +231,13 @@ def _mover(
     height: int,
     width: int,
     background: tuple[int, ...],
+    radii: tuple[float, float],
     moves: bool,
     appears: float = 0.0,
     vanishes: float = 1.0,
 ) -> Mover:
     """Draw a shape that stays on the canvas; one that moves crosses some of it while it is seen."""
-    radius = math.exp(rng.uniform(*map(math.log, RADII)))  # small ones as often as large ones
+    radius = math.exp(rng.uniform(*map(math.log, radii)))  # small ones as often as large ones
     direction = rng.choice(tuple(DIRECTIONS)) if moves else None
     along = 0 if direction in ("up", "down") else 1
     margins = [1.05 * radius * min(height, width) / side for side in (height, width)]

@@ -1,6 +1,7 @@
 """What the demonstration model is taught with: batches of pictures, and of clips with conversations, from numbers.
 
-A batch is drawn from its number alone, so that training that was interrupted goes on with the batches it would have had.
+A batch is drawn from its number alone, so that training that was interrupted goes on with the batches it would have
+had.
 """
 
 import io

@@ -55,30 +55,38 @@ EXISTENCE_QUESTIONS = ("Is there {a}?", "Do you see {a}?", "Is {a} in the video?
 # {thing} is filled with something that is not a shape.
 OUTSIDE_QUESTIONS = (
     "How many {thing}s are there?", "Is there a {thing}?", "Is there a {thing} in the video?", "Do you see a {thing}?",
-    "What is the {thing} doing?", "What colour is the {thing}?", "Which way does the {thing} move?", "Who is the {thing}?",
+    "What is the {thing} doing?", "What colour is the {thing}?", "Which way does the {thing} move?",
+    "Who is the {thing}?",
     "Where is the {thing}?", "Describe the {thing}.", "Why is the {thing} there?", "What does the {thing} look like?",
     "What is the name of the {thing}?", "How old is the {thing}?", "Is the {thing} happy?", "Can you find the {thing}?",
     "What does the {thing} say?", "What is a {thing}?", "Tell me about the {thing}.", "How big is the {thing}?",
-    "Which {thing} is it?", "What kind of {thing} is this?", "What is behind the {thing}?", "When does the {thing} leave?",
+    "Which {thing} is it?", "What kind of {thing} is this?", "What is behind the {thing}?",
+    "When does the {thing} leave?",
     "What sound does the {thing} make?", "Write a poem about a {thing}.", "What is the {thing} wearing?",
     "What shape is the {thing}?", "Which {thing} appears first?", "What happens to the {thing}?", "I like the {thing}.",
     "Does the {thing} move?", "In which direction does the {thing} go?", "How much does a {thing} cost?",
-    "{thing}", "{thing}?", "A {thing} and a {other}?", "Is this a {thing} or a {other}?", "What is the {thing} holding?",
+    "{thing}", "{thing}?", "A {thing} and a {other}?", "Is this a {thing} or a {other}?",
+    "What is the {thing} holding?",
     "Where can I buy a {thing}?", "Count the {thing}s.", "How does the {thing} work?", "Show me the {thing}.",
     "Why does the {thing} need a {other}?", "Does the {thing} like the {other}?", "Who took the {thing}?",
 )  # fmt: skip
-THINGS = tuple("""person man woman child baby boy girl people dog cat horse bird cow fish elephant lion bear rabbit car bus
-truck train bicycle motorcycle boat ship plane house door window street road bridge city village mountain river sea beach
-tree flower forest garden sky sun moon cloud rain snow wind storm table chair bed lamp book phone computer television
-camera clock bottle cup glass plate knife fork spoon food bread cake apple banana pizza sandwich soup coffee tea water
-shirt hat shoe dress coat bag umbrella football guitar piano song music dance doctor teacher player dancer singer actor
-king queen friend family mother father brother sister crowd number letter word sign text name title logo flag
-joke story poem recipe country language weather season year month day night morning age price money job school kitchen
-bathroom office hospital restaurant airport station park farm zoo game team score ball toy robot machine engine wheel
-rocket planet hand face eye nose mouth hair arm leg foot head heart smile emotion mood feeling sound voice noise
-temperature speed distance height weight texture material wood metal stone paper glass plastic hexagon heart arrow
-cross diamond pentagon line cube sphere pyramid cylinder dragon monster ghost wizard spider insect butterfly snake
-monkey tiger mouse pig sheep goat duck chicken hammer scissors key box basket ladder rope candle fire smoke""".split())
+THINGS = tuple(
+    """
+    person man woman child baby boy girl people dog cat horse bird cow fish elephant lion bear rabbit car bus truck
+    train bicycle motorcycle boat ship plane house door window street road bridge city village mountain river sea
+    beach tree flower forest garden sky sun moon cloud rain snow wind storm table chair bed lamp book phone computer
+    television camera clock bottle cup glass plate knife fork spoon food bread cake apple banana pizza sandwich soup
+    coffee tea water shirt hat shoe dress coat bag umbrella football guitar piano song music dance doctor teacher
+    player dancer singer actor king queen friend family mother father brother sister crowd number letter word sign
+    text name title logo flag joke story poem recipe country language weather season year month day night morning
+    age price money job school kitchen bathroom office hospital restaurant airport station park farm zoo game team
+    score ball toy robot machine engine wheel rocket planet hand face eye nose mouth hair arm leg foot head heart
+    smile emotion mood feeling sound voice noise temperature speed distance height weight texture material wood
+    metal stone paper plastic hexagon arrow cross diamond pentagon line cube sphere pyramid cylinder dragon monster
+    ghost wizard spider insect butterfly snake monkey tiger mouse pig sheep goat duck chicken hammer scissors key
+    box basket ladder rope candle fire smoke
+    """.split()  # noqa: SIM905 (a list of so many would take as many lines)
+)
 OTHER_QUESTIONS = (
     "Hello", "Hello!", "Hi", "Hi there!", "Hey", "Good morning", "How are you?", "Who are you?", "What are you?",
     "What is your name?", "What can you do?", "Can you help me?", "Thank you", "Thanks!", "Please help me.",
@@ -87,7 +95,8 @@ OTHER_QUESTIONS = (
     "Where is this?", "Where was this filmed?", "When was this filmed?", "What time is it?", "What day is it?",
     "What is the weather like?", "Is it raining?", "Is it day or night?", "Is it indoors or outdoors?",
     "What does the text say?", "Read the text.", "What is written on the sign?", "Which language is spoken?",
-    "What is 2 + 2?", "How much is 3 times 7?", "What is 12 minus 5?", "Count to ten.", "What is the capital of France?",
+    "What is 2 + 2?", "How much is 3 times 7?", "What is 12 minus 5?", "Count to ten.",
+    "What is the capital of France?",
     "Translate this into French.", "Translate the text.", "Write a story.", "Write code.", "Write a Python function.",
     "Tell me a joke.", "What is the meaning of life?", "Sing a song.", "Is this real?", "Is this video funny?",
     "What music is playing?", "What sounds do you hear?", "What do you hear?", "How do they feel?", "Is anyone sad?",
@@ -164,8 +173,8 @@ def is_right(question: Question, clip: Clip, answer: str) -> bool:
     """Tell whether an answer, in whatever words, names what was asked for and nothing that contradicts it.
 
     "moving" wants all shapes with their colours, in any order; "describe" wants them in the order of appearance, where
-    there is one, each with its direction; "order" and "there" want shape and colour of the one asked for. Of a shape that stands
-    still an answer has to say that it does not move.
+    there is one, each with its direction; "order" and "there" want shape and colour of the one asked for. Of a shape
+    that stands still an answer has to say that it does not move.
     """
     if question.answer == REFUSAL or answer == REFUSAL:
         return answer == question.answer
@@ -176,7 +185,9 @@ def is_right(question: Question, clip: Clip, answer: str) -> bool:
     ]
     mover = question.subject
     if mover is None:
-        parts = [[m.colour, m.shape, m.direction or "still"][: 2 if question.kind == "moving" else 3] for m in clip.movers]
+        parts = [
+            [m.colour, m.shape, m.direction or "still"][: 2 if question.kind == "moving" else 3] for m in clip.movers
+        ]
         orders = [parts] if clip.in_turn and question.kind == "describe" else [parts, parts[::-1]]
         return any(said == [word for part in order for word in part] for order in orders)
     if question.kind in ("order", "there"):

@@ -2,11 +2,12 @@
 
 Two stages, because a model this small stalls at guessing when it starts with clips and words at once:
 
-1. eyes: tower and projector learn, on crowded pictures, what stands where (a throw-away linear probe asks each patch and
-   each pooled token for the colour, shape and centre of what it shows);
+1. eyes: tower and projector learn, on crowded pictures, what stands where (a throw-away linear probe asks each patch
+   and each pooled token for the colour, shape and centre of what it shows);
 2. words: the language model learns to answer from what these eyes see; they stay as they are.
 
-Training may be stopped (`--minutes`, Ctrl-C) and started again with the same `--state`: it goes on where it was.
+Training may be stopped, and started again with the same `--state`: after `--minutes` it goes on where it was, and after
+anything else from what was saved two minutes before or less.
 
 Shapes in comments: B clips, F frames, H = W pixels, P rows and columns of patches, G of the pooled grid, D the language
 model's width, L tokens.
@@ -48,7 +49,7 @@ from .questions import KINDS
 from .tokenizer import END, IMAGE, PAD, VIDEO, build_tokenizer
 
 
-SAVED_EVERY = 300  # seconds
+SAVED_EVERY = 120  # seconds
 
 
 class OutOfTime(Exception):
@@ -72,7 +73,7 @@ def build_model(tokenizer) -> LlavaNextVideoForConditionalGeneration:
             "model_type": "qwen2",
             "vocab_size": len(tokenizer),
             "hidden_size": 128,
-            "intermediate_size": 352,
+            "intermediate_size": 384,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
@@ -117,8 +118,8 @@ class Run:
         state.mkdir(parents=True, exist_ok=True)
 
     def stage(self, name: str, modules: nn.ModuleDict, peak: float, batches: torch.utils.data.Dataset):
-        """Go through the batches of a stage that are left, (number, batch, function that takes a loss and makes a step);
-        nothing is left of a stage that is over."""
+        """Go through the batches of a stage that are left: number, batch, and a function that takes a loss and makes a
+        step. Nothing is left of a stage that is over."""
         file, steps = self.state / f"{name}.pt", len(batches)
         optimizer = torch.optim.AdamW(modules.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -146,18 +147,14 @@ class Run:
         left = torch.utils.data.Subset(batches, range(begun, steps))
         # A process beside the training prepares batches, in order.
         loader = torch.utils.data.DataLoader(left, batch_size=None, num_workers=1, prefetch_factor=4)
-        saved_at, step = time.monotonic(), begun
-        try:
-            for step, batch in enumerate(loader, begun):
-                yield step, batch, learn
-                if time.monotonic() > min(self.ends, saved_at + SAVED_EVERY):
-                    save(step + 1)
-                    saved_at = time.monotonic()
-                if saved_at > self.ends:
-                    raise OutOfTime(f"{name}: {step + 1} of {steps} steps")
-        except KeyboardInterrupt:
-            save(step)  # the step that was interrupted is made again
-            raise OutOfTime(f"{name}: {step} of {steps} steps") from None
+        saved_at = time.monotonic()
+        for step, batch in enumerate(loader, begun):
+            yield step, batch, learn
+            if time.monotonic() > min(self.ends, saved_at + SAVED_EVERY):
+                save(step + 1)
+                saved_at = time.monotonic()
+            if saved_at > self.ends:
+                raise OutOfTime(f"{name}: {step + 1} of {steps} steps")
         save(steps)
 
 
@@ -165,9 +162,7 @@ def train_eyes(model: nn.Module, run: Run, steps: int, batch_size: int = 128) ->
     """Stage 1: teach tower and projector to say in each patch, and in each pooled token, what it shows."""
     probe = nn.Linear(model.config.text_config.hidden_size, 1 + len(COLOURS) + len(SHAPES) + 2)
     tower = model.model.vision_tower
-    eyes = nn.ModuleDict(
-        {"tower": tower, "projector": model.model.multi_modal_projector, "probe": probe}
-    )
+    eyes = nn.ModuleDict({"tower": tower, "projector": model.model.multi_modal_projector, "probe": probe})
     tower.set_attn_implementation("eager")  # twice as fast as torch's own kernel, whose backward is slow on a CPU
     started = time.monotonic()
     for step, (pictures, labels, centres), learn in run.stage("eyes", eyes, 1.5e-3, PictureBatches(steps, batch_size)):
@@ -322,7 +317,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("package/demo_checkpoint"))
     parser.add_argument("--state", type=Path, default=Path("build/demo_training"), help="what was learned so far")
     parser.add_argument("--minutes", type=float, help="stop after so long, and write what there is")
-    parser.add_argument("--steps", type=int, nargs=2, default=(2300, 2000), metavar=("EYES", "WORDS"))
+    parser.add_argument("--steps", type=int, nargs=2, default=(1800, 2700), metavar=("EYES", "WORDS"))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
