@@ -1,52 +1,74 @@
 """Ask the demonstration checkpoint about clips it never saw: `python -m benchmarks.demo_accuracy --clips 200`.
 
-Every clip takes the whole way of a user's video: written as an H.264 mp4, then read, sampled and resized by the
-checkpoint's own processor. With `--shuffle` the sampled frames are put in random order before the model sees them;
-what needs their order then has to fall to the "unordered" column of the table.
+The clips are drawn by two programs: the one that the checkpoint has learned from, and another, which shares no code
+with it (`tests/stranger_clips.py`). Every clip takes the whole way of a user's video: written as a file, then read,
+sampled and resized by the checkpoint's own processor. Clips in which nothing moves are also asked about as a video of
+one frame, and as a picture. With `--shuffle` the frames are put in random order before the model sees them: of clips
+like those it has learned from, half the directions and orders can then be right.
 """
 
 import argparse
+import itertools
 import random
 import tempfile
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import llava_next_video  # noqa: F401  (registers the classes)
-from demo_model.clips import COLOURS, DIRECTIONS, KINDS, SHAPES, Clip, Question, ask, is_right, kinds_of, write_mp4
+from demo_model.clips import Clip, write_mp4
+from demo_model.questions import REFUSAL, ask, is_right, kinds_of
+from tests.stranger_clips import StrangerClip
 
 
-# Share of right answers of someone who sees nothing. Of clips with two shapes, half the answers about their order are
-# right if the shapes are known.
-_COLOURS, _SHAPES, _DIRECTIONS = len(COLOURS), len(SHAPES), len(DIRECTIONS)
-_ONE, _PAIRS = 1 / (_COLOURS * _SHAPES), 1 / (_COLOURS * (_COLOURS - 1) * _SHAPES * (_SHAPES - 1))
-BLIND = {
-    "colour": 1 / _COLOURS,
-    "shape": 1 / _SHAPES,
-    "direction": 1 / _DIRECTIONS,
-    "order": _ONE,
-    "moving": (_ONE + 2 * _PAIRS) / 2,
-    "describe": (_ONE / _DIRECTIONS + _PAIRS / _DIRECTIONS**2) / 2,
-}
-# Share of right answers of someone who sees all frames but not their order: the axis of a movement is known, not which
-# way along it, and both shapes are known, not which is the first.
-UNORDERED = {"colour": 1, "shape": 1, "direction": 1 / 2, "order": 1 / 2, "moving": 1, "describe": (1 / 2 + 1 / 8) / 2}
+REFUSED = ("absent", "outside")  # kinds of question that should be
+SEEN_AS = ("video", "one frame", "picture")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A clip in one form, and questions about it: kind, text, whether an answer is right.
+
+    Args:
+        content: of a message, without the file.
+        write: writes the file, into a path without an ending, and returns its name.
+        cells: where in the tables its answers are counted, beside their kind.
+    """
+
+    content: str
+    write: Callable[[Path], Path]
+    questions: list[tuple[str, str, Callable[[str], bool]]]
+    cells: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    kind: str
+    cells: dict[str, str]
+    right: bool
+    refused: bool
 
 
 class Guesser:
-    """A checkpoint that answers questions about video files."""
+    """A checkpoint that answers questions about files."""
 
     def __init__(self, checkpoint: str | Path):
         self.model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
         self.processor = AutoProcessor.from_pretrained(checkpoint)
 
     @torch.no_grad()
-    def answer(self, path: str | Path, questions: list[str], shuffle: random.Random | None = None) -> list[str]:
-        """Answer each question alone, all about the same video; `shuffle` mixes its frames, the same way for all."""
+    def answer(
+        self, path: str | Path, questions: list[str], shuffle: random.Random | None = None, content: str = "video"
+    ) -> list[str]:
+        """Answer each question alone, all about the same file; `shuffle` mixes its frames, the same way for all."""
         conversations = [
-            [{"role": "user", "content": [{"type": "video", "path": str(path)}, {"type": "text", "text": question}]}]
+            [{"role": "user", "content": [{"type": content, "path": str(path)}, {"type": "text", "text": question}]}]
             for question in questions
         ]
         inputs = self.processor.apply_chat_template(
@@ -65,37 +87,133 @@ class Guesser:
         return self.processor.batch_decode(ids, skip_special_tokens=True)
 
 
-def measure(guesser: Guesser, clips: int, shuffle: bool, verbose: bool = False) -> dict[str, tuple[int, int]]:
-    """Ask about `clips` clips of one shape and as many of two; return right answers and questions per kind."""
-    right, asked = Counter(), Counter()
+def learned(seed: int) -> Asked:
+    """A clip like those that the checkpoint has learned from; one or two shapes in turn, and now and then a still."""
+    rng = random.Random(seed)
+    clip = Clip.from_seed(seed, num_shapes=1 + seed % 2, moves=seed % 8 < 6)
+    seen_as = "video" if clip.moves else SEEN_AS[seed // 8 % 3]
+    if seen_as != "video":
+        clip = replace(clip, num_frames=1)
+    questions = [ask(clip, kind, rng) for kind in kinds_of(clip)]
+    looks = (
+        "photo-like"
+        if clip.photo is not None
+        else "noisy"
+        if clip.noise
+        else "graded"
+        if any(clip.gradient)
+        else "plain"
+    )
+    has_outline, is_soft = any(m.stroke for m in clip.movers), any(m.blur for m in clip.movers)
+    return Asked(
+        content="image" if seen_as == "picture" else "video",
+        write=partial(write_picture if seen_as == "picture" else write_learned, clip),
+        questions=[(q.kind, q.text, partial(is_right, q, clip)) for q in questions],
+        cells=cells_of(clip, min(2 * m.radius for m in clip.movers), looks, has_outline, is_soft, seen_as),
+    )
+
+
+def strange(seed: int) -> Asked:
+    """A clip of the other program."""
+    clip = StrangerClip.from_seed(seed, shape_count=1 + seed % 2, still=seed % 8 >= 6)
+    seen_as = SEEN_AS[seed // 8 % 3] if clip.still else "video"
+    if seen_as != "video":
+        clip = replace(clip, frame_count=1)
+    looks = "photo-like" if clip.background == "photo" else clip.background
+    has_outline, is_soft = clip.style == "outline", clip.edge == "blurred"
+    return Asked(
+        content="image" if seen_as == "picture" else "video",
+        write=partial(write_picture if seen_as == "picture" else write_strange, clip),
+        questions=[(q.kind, q.text, q.is_right) for q in clip.questions],
+        cells=cells_of(clip, min(s.diameter for s in clip.shapes), looks, has_outline, is_soft, seen_as),
+    )
+
+
+def cells_of(clip, diameter: float, background: str, has_outline: bool, is_soft: bool, seen_as: str) -> dict[str, str]:
+    aspects = {"9:16": 9 / 16, "3:4": 3 / 4, "1:1": 1, "4:3": 4 / 3, "16:9": 16 / 9, "21:9": 21 / 9}
+    sizes = {"below 20 %": 0.2, "20 to 35 %": 0.35, "above 35 %": 1.0}
+    return {
+        "aspect ratio": min(aspects, key=lambda name: abs(aspects[name] - clip.width / clip.height)),
+        "smallest shape": next(name for name, limit in sizes.items() if diameter < limit),
+        "background": background,
+        "drawn as": f"{'outline' if has_outline else 'filled'}, {'blurred' if is_soft else 'sharp'}",
+        "seen as": seen_as if seen_as != "video" else "a video of a still" if is_still(clip) else "video",
+    }
+
+
+def is_still(clip: Clip | StrangerClip) -> bool:
+    return clip.still if isinstance(clip, StrangerClip) else not clip.moves
+
+
+def write_learned(clip: Clip, path: Path) -> Path:
+    write_mp4(clip, path := path.with_suffix(".mp4"))
+    return path
+
+
+def write_strange(clip: StrangerClip, path: Path) -> Path:
+    clip.write(path := path.with_suffix(clip.suffix))
+    return path
+
+
+def write_picture(clip: Clip | StrangerClip, path: Path) -> Path:
+    [frame] = clip.one_frame() if isinstance(clip, StrangerClip) else clip.render([0])
+    Image.fromarray(frame).save(path := path.with_suffix(".png"))
+    return path
+
+
+def answers(
+    guesser: Guesser, asked: Asked, rng: random.Random | None = None, verbose: bool = False
+) -> Iterator[Answer]:
+    """Ask all about one clip; `rng` mixes its frames."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        for seed in range(2 * clips):
-            rng = random.Random(seed)
-            clip = Clip.from_seed(seed, num_shapes=1 + seed % 2)
-            write_mp4(clip, path)
-            questions: list[Question] = [ask(clip, kind, rng) for kind in kinds_of(clip)]
-            answers = guesser.answer(path, [question.text for question in questions], rng if shuffle else None)
-            for question, answer in zip(questions, answers):
-                asked[question.kind] += 1
-                right[question.kind] += is_right(question, clip, answer)
-                if verbose and not is_right(question, clip, answer):
-                    print(f"{seed}: {question.text} Expected {question.answer!r}, got {answer!r}.", flush=True)
-    return {kind: (right[kind], asked[kind]) for kind in KINDS}
+        path = asked.write(Path(folder) / "clip")
+        said = guesser.answer(path, [text for _, text, _ in asked.questions], rng, asked.content)
+    for (kind, text, judge), answer in zip(asked.questions, said):
+        if verbose and not judge(answer):
+            print(f"{kind}: {text} {answer} {', '.join(asked.cells.values())}", flush=True)
+        yield Answer(kind, asked.cells, judge(answer), answer == REFUSAL)
+
+
+def shares(found: list[Answer]) -> dict[str, dict[str, tuple[int, int]]]:
+    """Right answers and all, by kind of question and in each of the cells."""
+    tables = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    for answer in found:
+        for table, cell in {"question": answer.kind, **answer.cells}.items():
+            tables[table][cell][0] += answer.right
+            tables[table][cell][1] += 1
+    return {table: {cell: tuple(counts) for cell, counts in cells.items()} for table, cells in tables.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("package/demo_checkpoint"))
-    parser.add_argument("--clips", type=int, default=200, help="how many clips of one shape, and as many of two")
-    parser.add_argument("--shuffle", action="store_true", help="put the frames in random order")
+    parser.add_argument("--clips", type=int, default=200, help="of each of the two programs")
+    parser.add_argument("--shuffle", action="store_true", help="put the frames of videos in random order")
     parser.add_argument("--verbose", action="store_true", help="print the wrong answers")
     args = parser.parse_args()
-    results = measure(Guesser(args.checkpoint), args.clips, args.shuffle, args.verbose)
-    print(f"{'kind':10} {'right':>9} {'share':>7} {'blind':>7} {'unordered':>10}")
-    for kind, (right, asked) in results.items():
-        count = f"{right}/{asked}"
-        print(f"{kind:10} {count:>9} {right / asked:7.1%} {BLIND[kind]:7.1%} {UNORDERED[kind]:10.1%}")
+    guesser, found = Guesser(args.checkpoint), {"learned": [], "strange": []}
+    for seed, (name, draw) in itertools.product(range(args.clips), {"learned": learned, "strange": strange}.items()):
+        asked = draw(seed)
+        is_mixed = args.shuffle and asked.cells["seen as"] == "video"
+        found[name] += answers(guesser, asked, random.Random(seed) if is_mixed else None, args.verbose)
+    tables = {name: shares(of_name) for name, of_name in found.items()}
+    for table, cells in tables["learned"].items():
+        print(f"\n{table:20} {'as learned':>18} {'by a stranger':>18}")
+        for cell in sorted(
+            {*cells, *tables["strange"][table]}, key=lambda cell: list(cells).index(cell) if cell in cells else 99
+        ):
+            counts = [of_name[table].get(cell, (0, 0)) for of_name in tables.values()]
+            print(
+                f"{cell:20} "
+                + " ".join(f"{f'{right}/{all_}':>9} {right / max(1, all_):8.1%}" for right, all_ in counts)
+            )
+    print()
+    for name, of_name in found.items():
+        meant = [answer for answer in of_name if answer.kind not in REFUSED]
+        print(
+            f"{name}: {sum(a.right for a in of_name) / len(of_name):.1%} of {len(of_name)} answers right, "
+            f"{sum(a.refused for a in meant) / len(meant):.1%} of {len(meant)} refused for nothing"
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Synthetic clips of moving coloured shapes, with questions and answers: all the demonstration model ever sees.
+"""Synthetic clips of moving coloured shapes: all the demonstration model ever sees. `questions.py` asks about them.
 
-A clip is a small description (`Clip`) drawn from a seed. It can be rendered at any size, written as a real H.264 mp4,
-and asked about. One shape moves through the whole clip, or two shapes appear one after the other.
+A clip is a small description (`Clip`) drawn from a seed. It can be rendered at any size and written as a real H.264
+mp4. One shape moves through the whole clip, two appear one after the other or move side by side, none is there at all,
+or nothing moves.
 
-The answers need the order of the frames: played backwards, every clip is another clip of the same likelihood, with the
-opposite directions and the opposite order of appearance. A shuffled clip therefore says no more than which way lies
-the axis of movement, and which two shapes there are.
+The answers need the order of the frames: played backwards, a clip is another clip that could be drawn, with the
+opposite directions and the opposite order of appearance. A shuffled clip says which way lies the axis of movement and
+which shapes there are; only a first shape that stays until the end tells that it is the first.
 
 Coordinates are fractions of the canvas, (y, x) from the top left corner; times are fractions of the clip, 0 at the
 first frame and 1 at the last.
@@ -13,33 +14,33 @@ first frame and 1 at the last.
 
 import math
 import random
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
+from .backgrounds import photo_like
 from .clip_writing import write_clip
 
 
 SHAPES = ("circle", "square", "triangle", "star")
-# Two anchors per colour, a muted and a pure one: each shape is painted with a random mix of the two.
+# What people call so: each shape is painted with a random mix of two neighbours.
 COLOURS = {
-    "red": ((200, 40, 40), (255, 0, 0)),
-    "green": ((40, 150, 60), (0, 255, 0)),
-    "blue": ((45, 80, 220), (0, 0, 255)),
-    "yellow": ((230, 205, 40), (255, 255, 0)),
-    "purple": ((150, 60, 190), (128, 0, 128)),
-    "orange": ((235, 125, 30), (255, 150, 0)),
+    "red": ((200, 40, 40), (255, 0, 0), (220, 20, 60), (170, 20, 25)),
+    "green": ((40, 150, 60), (0, 255, 0), (0, 128, 0), (110, 200, 60)),
+    "blue": ((45, 80, 220), (0, 0, 255), (30, 130, 250), (10, 20, 150)),
+    "yellow": ((230, 205, 40), (255, 255, 0), (255, 225, 60), (250, 240, 110)),
+    "purple": ((150, 60, 190), (128, 0, 128), (160, 40, 240), (90, 20, 140)),
+    "orange": ((235, 125, 30), (255, 150, 0), (255, 120, 0), (255, 140, 60)),
 }
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # as (dy, dx)
-KINDS = ("colour", "shape", "direction", "order", "moving", "describe")
-CANVASES = (  # height, width
-    (120, 160), (160, 120), (144, 176), (160, 160), (180, 320), (240, 320),
-    (320, 240), (240, 240), (320, 320), (360, 480), (480, 360), (270, 480),
-)  # fmt: skip
+ASPECTS = (9 / 16, 3 / 4, 1, 4 / 3, 16 / 9, 21 / 9)  # width to height
+SHORT_SIDES = (96, 120, 144, 160, 180, 240, 240, 320, 360, 480, 720, 1080)
+RADII = 0.068, 0.305  # of the short side
+CLEAR_SHORT_SIDES, CLEAR_RADII = (120, 144, 180, 240), (0.15, 0.22)
+LEAST_CONTRAST = 100  # distance of a shape's colour from the background's, each out of 255
 SUPERSAMPLING = 4  # sub-pixels per pixel side when a shape's edge is drawn
 
 
@@ -47,19 +48,27 @@ SUPERSAMPLING = 4  # sub-pixels per pixel side when a shape's edge is drawn
 class Mover:
     """One shape on its way.
 
-    `radius` is a fraction of the canvas' short side, `start` and `end` are where the centre is when the shape appears
-    and when it vanishes, `appears` and `vanishes` are times.
+    `direction` is None where it stands still. `radius` is a fraction of the canvas' short side, `start` and `end` are
+    where the centre is when the shape appears and when it vanishes, `appears` and `vanishes` are times. Of the time it
+    is seen, it rests from `rests[0]` to `rests[1]`; with `eases` it starts and stops gently. `stroke` is the width of
+    an outline and `blur` the standard deviation of a soft edge, both as fractions of the radius; a `stroke` of 0 fills
+    the shape. `turn` is in degrees.
     """
 
     shape: str
     colour: str
-    direction: str
+    direction: str | None
     rgb: tuple[int, int, int]
     radius: float
     start: tuple[float, float]
     end: tuple[float, float]
     appears: float = 0.0
     vanishes: float = 1.0
+    rests: tuple[float, float] = (0.0, 0.0)
+    eases: bool = False
+    stroke: float = 0.0
+    blur: float = 0.0
+    turn: float = 0.0
 
     @property
     def name(self) -> str:
@@ -70,6 +79,10 @@ class Mover:
         if not self.appears <= time <= self.vanishes:
             return None
         part = (time - self.appears) / (self.vanishes - self.appears)
+        begins, ends = self.rests
+        part = (min(part, begins) + max(0.0, part - ends)) / (1 - ends + begins)
+        if self.eases:
+            part = 0.5 - 0.5 * math.cos(math.pi * part)
         y, x = (a + part * (b - a) for a, b in zip(self.start, self.end))
         return y, x
 
@@ -79,7 +92,8 @@ class Clip:
     """What there is to see; `movers` stand in the order of their appearance.
 
     `noise` is the standard deviation of the grain of one canvas pixel, `gradient` the change of the background's
-    brightness from edge to edge as (vertical, horizontal), both out of 255.
+    brightness from edge to edge as (vertical, horizontal), both out of 255; `photo` is the number of a `photo_like`
+    background, None for a plain one.
     """
 
     movers: tuple[Mover, ...]
@@ -91,27 +105,57 @@ class Clip:
     gradient: tuple[float, float]
     noise: float
     seed: int
+    photo: int | None = None
 
     @classmethod
-    def from_seed(cls, seed: int, num_shapes: int | None = None) -> "Clip":
-        """Draw a clip; the same seed always gives the same one. `num_shapes` is 1 or 2, by default either."""
+    def from_seed(
+        cls, seed: int, num_shapes: int | None = None, moves: bool | None = None, clear: bool = False
+    ) -> "Clip":
+        """Draw a clip; the same seed always gives the same one. `num_shapes` is 0, 1 or 2; without it and `moves`
+        seldom nothing is there, and seldom nothing moves. `clear` ones are small files in which shapes are large,
+        filled and sharp, for tests and examples that are not about what can be seen."""
         rng = random.Random(seed)
-        height, width = rng.choice(CANVASES)
-        fps = rng.choice((10, 12, 15, 24, 25, 30))
-        if num_shapes is None:
-            num_shapes = rng.choice((1, 2))
-        grey = rng.randint(0, 255)
-        return cls(
-            movers=_one_mover(rng, height, width) if num_shapes == 1 else _two_movers(rng, height, width),
-            height=height,
-            width=width,
-            fps=fps,
-            num_frames=round(rng.uniform(1.5, 5.0) * fps),
-            background=tuple(min(255, max(0, grey + rng.randint(-15, 15))) for _ in range(3)),
-            gradient=(rng.uniform(-25, 25), rng.uniform(-25, 25)),
-            noise=rng.choice((0.0, rng.uniform(0.0, 10.0))),
-            seed=seed,
-        )
+        height, width = _canvas(rng, CLEAR_SHORT_SIDES if clear else SHORT_SIDES)
+        drawn = rng.choices((0, 1, 2), (1, 12, 12))[0]
+        num_shapes = drawn if num_shapes is None else num_shapes
+        drawn = rng.random() < 0.87
+        moves = drawn if moves is None else moves
+        background = _background(rng)
+        if clear:
+            grey = background["background"][0]
+            background |= {"background": (grey,) * 3, "photo": None, "noise": min(5.0, background["noise"])}
+        movers = _movers(rng, num_shapes, moves, height, width, background["background"], clear)
+        if clear:
+            movers = tuple(replace(mover, stroke=0.0, blur=0.0, turn=0.0) for mover in movers)
+        fps, seconds = rng.choice((10, 12, 15, 24, 25, 30)), rng.uniform(1.5, 5.0)
+        if min(height, width) > 480:
+            fps, seconds = 10, 1.5  # large pictures take long to write
+        num_frames = round(seconds * fps)
+        return cls(movers, height, width, fps, num_frames, seed=seed, **background)
+
+    @classmethod
+    def crowd(cls, seed: int) -> "Clip":
+        """Draw a single frame with up to eight shapes, more than clips have: there is more to learn from it."""
+        rng = random.Random(seed)
+        height, width = _canvas(rng, SHORT_SIDES)
+        background, movers = _background(rng), []
+        for _ in range(rng.choice((1, 3, 6, 10, 14))):
+            mover = _mover(rng, height, width, background["background"], RADII, moves=False)
+            if len(movers) < 8 and not any(_touching(mover, other, 0.0, height, width) for other in movers):
+                movers.append(mover)
+        return cls(tuple(movers), height, width, 1, 1, seed=seed, **background)
+
+    @property
+    def moves(self) -> bool:
+        return any(mover.direction for mover in self.movers)
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether there are two shapes, and one appears after the other."""
+        return len(self.movers) == 2 and self.movers[1].appears > 0
+
+    def time(self, frame: int) -> float:
+        return frame / (self.num_frames - 1) if self.num_frames > 1 else 0.0
 
     def render(self, frames: list[int] | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
         """Paint some frames (default: all) at `size` (height, width; default: the canvas).
@@ -124,50 +168,104 @@ class Clip:
         vertical, horizontal = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in (height, width))
         shade = self.gradient[0] * vertical[:, None] + self.gradient[1] * horizontal
         empty = np.asarray(self.background, np.float32) + shade[..., None]  # (height, width, 3)
+        if self.photo is not None:
+            empty += photo_like(self.photo, (height, width))
         # Grain averages out when many canvas pixels become one.
         noise = self.noise * math.sqrt(min(1.0, height * width / (self.height * self.width)))
         pictures = []
         for frame in range(self.num_frames) if frames is None else frames:
             picture = empty.copy()
             for mover in self.movers:
-                centre = mover.centre(frame / (self.num_frames - 1))
+                centre = mover.centre(self.time(frame))
                 if centre is not None:
                     scale = mover.radius * min(self.height, self.width)
                     radii = scale * height / self.height, scale * width / self.width
                     _paint(picture, mover, (centre[0] * height, centre[1] * width), radii)
             if noise:
                 picture += noise * rng.standard_normal(picture.shape, np.float32)
-            pictures.append(picture.round().clip(0, 255).astype(np.uint8))
+            pictures.append((picture + 0.5).clip(0, 255).astype(np.uint8))
         return np.stack(pictures)
 
 
-def _one_mover(rng: random.Random, height: int, width: int, appears: float = 0.0, vanishes: float = 1.0):
-    """Draw a shape that stays on the canvas and crosses a good part of it while it is seen."""
-    radius = rng.uniform(0.16, 0.23)
-    direction = rng.choice(tuple(DIRECTIONS))
-    along = 0 if direction in ("up", "down") else 1
-    margins = [1.05 * radius * min(height, width) / side for side in (height, width)]
-    distance = rng.uniform(0.25, 0.65) * (1 - 2 * margins[along])
-    low = [rng.uniform(margin, 1 - margin - (distance if axis == along else 0)) for axis, margin in enumerate(margins)]
-    high = [value + (distance if axis == along else 0) for axis, value in enumerate(low)]
-    if sum(DIRECTIONS[direction]) < 0:
-        low, high = high, low
-    colour = rng.choice(tuple(COLOURS))
-    mix = rng.random()
-    muted, pure = COLOURS[colour]
-    rgb = tuple(min(255, max(0, round(a + mix * (b - a) + rng.uniform(-8, 8)))) for a, b in zip(muted, pure))
-    shape = rng.choice(SHAPES)
-    return (Mover(shape, colour, direction, rgb, radius, tuple(low), tuple(high), appears, vanishes),)
+def _canvas(rng: random.Random, short_sides: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width in pixels, both even."""
+    aspect, short = rng.choice(ASPECTS), rng.choice(short_sides)
+    height, width = (short, short * aspect) if aspect > 1 else (short / aspect, short)
+    return 2 * round(height / 2), 2 * round(width / 2)
 
 
-def _two_movers(rng: random.Random, height: int, width: int) -> tuple[Mover, ...]:
-    """Draw two shapes, unlike in shape and colour, one appearing after the other; they never touch."""
+def _background(rng: random.Random) -> dict:
+    """What `Clip` says of a background: grey or coloured, with or without a gradient, grain, and as in a photograph."""
+    grey, tint = rng.randint(0, 255), rng.choice((0, 15, 15, 70))
+    is_photo = rng.random() < 0.35
+    return {
+        "background": tuple(min(255, max(0, grey + rng.randint(-tint, tint))) for _ in range(3)),
+        "gradient": (rng.uniform(-60, 60), rng.uniform(-60, 60)) if rng.random() < 0.5 else (0.0, 0.0),
+        "noise": rng.choice((0.0, rng.uniform(0.0, 20.0))),
+        "photo": rng.randrange(1 << 30) if is_photo else None,
+    }
+
+
+def _movers(
+    rng: random.Random, number: int, moves: bool, height: int, width: int, background: tuple[int, ...], clear: bool
+) -> tuple[Mover, ...]:
+    """Draw shapes for a clip; two are unlike in shape and colour and never touch."""
+    canvas = height, width, background, CLEAR_RADII if clear else RADII
+    if number < 2:
+        return tuple(_mover(rng, *canvas, moves=moves) for _ in range(number))
     while True:
-        (first,) = _one_mover(rng, height, width, vanishes=rng.uniform(0.38, 0.75))
-        (second,) = _one_mover(rng, height, width, appears=1 - rng.uniform(0.38, 0.75))
+        appears, vanishes = 1 - rng.uniform(0.38, 0.75), rng.uniform(0.38, 0.75)
+        if not moves or rng.random() < 0.15:
+            appears, vanishes = 0.0, 1.0  # both all the time
+        elif rng.random() < 0.2:
+            vanishes = 1.0  # the first stays
+        first = _mover(rng, *canvas, moves=moves, vanishes=vanishes)
+        second = _mover(rng, *canvas, moves=moves, appears=appears)
         unlike = first.shape != second.shape and first.colour != second.colour
         if unlike and not any(_touching(first, second, step / 20, height, width) for step in range(21)):
             return first, second
+
+
+def _mover(
+    rng: random.Random,
+    height: int,
+    width: int,
+    background: tuple[int, ...],
+    radii: tuple[float, float],
+    moves: bool,
+    appears: float = 0.0,
+    vanishes: float = 1.0,
+) -> Mover:
+    """Draw a shape that stays on the canvas; one that moves crosses some of it while it is seen."""
+    radius = math.exp(rng.uniform(*map(math.log, radii)))  # small ones as often as large ones
+    direction = rng.choice(tuple(DIRECTIONS)) if moves else None
+    along = 0 if direction in ("up", "down") else 1
+    margins = [1.05 * radius * min(height, width) / side for side in (height, width)]
+    distance = max(0.09, rng.uniform(0.15, 0.95) * (1 - 2 * margins[along])) if moves else 0.0
+    low = [rng.uniform(margin, 1 - margin - (distance if axis == along else 0)) for axis, margin in enumerate(margins)]
+    high = [value + (distance if axis == along else 0) for axis, value in enumerate(low)]
+    if direction is not None and sum(DIRECTIONS[direction]) < 0:
+        low, high = high, low
+    shape, (colour, rgb) = rng.choice(SHAPES), _paint_for(rng, background)
+    rests = sorted(rng.uniform(0.15, 0.85) for _ in range(2)) if rng.random() < 0.3 else (0.0, 0.0)
+    return Mover(
+        shape, colour, direction, rgb, radius, tuple(low), tuple(high), appears, vanishes,
+        rests=tuple(rests),
+        eases=rng.random() < 0.3,
+        stroke=rng.uniform(0.1, 0.28) if rng.random() < 0.35 else 0.0,
+        blur=rng.uniform(0.02, 0.16) if rng.random() < 0.35 else 0.0,
+        turn=rng.uniform(-10, 10) if rng.random() < 0.3 else 0.0,
+    )  # fmt: skip
+
+
+def _paint_for(rng: random.Random, background: tuple[int, ...]) -> tuple[str, tuple[int, int, int]]:
+    """Draw a colour that is seen on the background: its name, and a shade of it."""
+    while True:
+        colour, mix = rng.choice(tuple(COLOURS)), rng.random()
+        pair = rng.sample(COLOURS[colour], 2)
+        rgb = tuple(min(255, max(0, round(a + mix * (b - a) + rng.uniform(-8, 8)))) for a, b in zip(*pair))
+        if math.dist(rgb, background) >= LEAST_CONTRAST:
+            return colour, rgb
 
 
 def _touching(a: Mover, b: Mover, time: float, height: int, width: int) -> bool:
@@ -191,21 +289,32 @@ def _outline(shape: str) -> list[tuple[float, float]]:
 
 def _paint(picture: np.ndarray, mover: Mover, centre: tuple[float, float], radii: tuple[float, float]) -> None:
     """Blend a shape into float32 `picture` (height, width, 3), with smooth edges; centre and radii in pixels."""
-    top, left = (max(0, math.floor(c - r) - 1) for c, r in zip(centre, radii))
-    bottom, right = (min(n, math.ceil(c + r) + 1) for c, r, n in zip(centre, radii, picture.shape))
+    soft = mover.blur * min(radii)
+    reach = [radius * 1.2 + 2 * soft + 1 for radius in radii]
+    top, left = (max(0, math.floor(c - r)) for c, r in zip(centre, reach))
+    bottom, right = (min(n, math.ceil(c + r)) for c, r, n in zip(centre, reach, picture.shape))
     if bottom <= top or right <= left:
         return
-    mask = Image.new("L", ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING))
+    fine = SUPERSAMPLING if max(radii) < 100 else 1
+    mask = Image.new("L", ((right - left) * fine, (bottom - top) * fine))
+    cosine, sine = math.cos(math.radians(mover.turn)), math.sin(math.radians(mover.turn))
     # Pixel i of the fine mask covers i..i+1, and PIL puts a corner at the pixel's middle: hence the half.
     corners = [
         (
-            (centre[1] + x * radii[1] - left) * SUPERSAMPLING - 0.5,
-            (centre[0] + y * radii[0] - top) * SUPERSAMPLING - 0.5,
+            (centre[1] + (x * cosine - y * sine) * radii[1] - left) * fine - 0.5,
+            (centre[0] + (x * sine + y * cosine) * radii[0] - top) * fine - 0.5,
         )
         for y, x in _outline(mover.shape)
     ]
-    ImageDraw.Draw(mask).polygon(corners, fill=255)
-    cover = np.asarray(mask.reduce(SUPERSAMPLING), np.float32)[..., None] / 255
+    if mover.stroke:
+        width = max(1, round(mover.stroke * min(radii) * fine))
+        ImageDraw.Draw(mask).line([*corners, *corners[:2]], fill=255, width=width, joint="curve")
+    else:
+        ImageDraw.Draw(mask).polygon(corners, fill=255)
+    mask = mask.reduce(fine) if fine > 1 else mask
+    if soft:
+        mask = mask.filter(ImageFilter.GaussianBlur(soft))
+    cover = np.asarray(mask, np.float32)[..., None] / 255
     region = picture[top:bottom, left:right]
     region += cover * (np.asarray(mover.rgb, np.float32) - region)
 
@@ -218,125 +327,3 @@ def sample_indices(num_frames_in_video: int, num_frames: int) -> list[int]:
 def write_mp4(clip: Clip, path: str | Path) -> None:
     """Write the clip as H.264 (yuv420p, two B-frames between the others), as most phones and sites do."""
     write_clip(path, clip.render(), Fraction(clip.fps), options={"crf": "20", "bf": "2"})
-
-
-# --- questions and answers ---
-
-# {it} is filled with a name that fits one shape of the clip only.
-COLOUR_QUESTIONS = (
-    "What colour is {it}?", "What is the colour of {it}?", "Which colour is {it}?", "Which colour does {it} have?",
-    "Tell me the colour of {it}.",
-)  # fmt: skip
-SHAPE_QUESTIONS = ("What shape is it?", "What shape is moving?", "Which shape is moving?", "What shape is this?",
-                   "Which shape is it?", "What shape do you see?", "Which shape do you see?",
-                   "What is the shape?")  # fmt: skip
-SHAPE_OF_QUESTIONS = ("What shape is the {colour} object?", "What shape is the {colour} one?",
-                      "Which shape is {colour}?", "What is the {colour} shape?")  # fmt: skip
-DIRECTION_QUESTIONS = (
-    "Which way does {it} move?", "Which way is {it} moving?", "Which way does {it} go?", "Which way is {it} going?",
-    "In which direction does {it} move?", "In which direction is {it} moving?", "Which direction does {it} move?",
-    "Which direction is {it} moving?", "In what direction does {it} move?", "What direction is {it} moving?",
-    "What direction does {it} move?", "Where does {it} move?", "Where is {it} going?", "How does {it} move?",
-    "Does {it} move left, right, up or down?", "What is the direction of {it}?",
-)  # fmt: skip
-ORDER_QUESTIONS = (
-    "Which shape appears {nth}?", "What appears {nth}?", "Which object appears {nth}?", "Which shape comes {nth}?",
-    "What comes {nth}?", "Which shape is {nth}?", "Which shape do you see {nth}?", "What do you see {nth}?",
-    "Which colour appears {nth}?", "What happens {nth}?", "Which shape moves {nth}?", "What moves {nth}?",
-)  # fmt: skip
-MOVING_QUESTIONS = ("What is moving?", "What moves?", "What do you see?", "What can you see?", "What is in the video?",
-                    "What is shown in the video?", "What is this?", "What objects are there?")  # fmt: skip
-DESCRIBE_QUESTIONS = (
-    "Describe the video.", "Describe this video.", "Describe the clip.", "What happens in the video?",
-    "What is happening?", "What happens?", "What is happening in the video?", "Please describe the video.",
-    "Describe what happens.", "Describe what happens in the video.", "Describe the video in detail.",
-    "What is the video about?", "Explain what happens.",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about a clip, with the answer that the model learns. `subject` is the mover it asks about, if one."""
-
-    kind: str
-    text: str
-    answer: str
-    subject: Mover | None = None
-
-
-def ask(clip: Clip, kind: str, rng: random.Random) -> Question:
-    """Make up a question of one of the `KINDS`, in one of many wordings; "order" takes a clip of two shapes."""
-    mover = rng.choice(clip.movers)
-    alone = len(clip.movers) == 1
-    if kind == "colour":
-        it = f"the {mover.shape}" if not alone else rng.choice(("the shape", "it", f"the {mover.shape}"))
-        text = rng.choice(COLOUR_QUESTIONS).format(it=it)
-        answer = f"{it} is {mover.colour}."
-    elif kind == "shape":
-        questions = SHAPE_OF_QUESTIONS if not alone else rng.choice((SHAPE_QUESTIONS, SHAPE_OF_QUESTIONS))
-        text = rng.choice(questions).format(colour=mover.colour)
-        answer = f"it is a {mover.shape}."
-    elif kind == "direction":
-        names = [f"the {mover.shape}", f"the {mover.name}", f"the {mover.colour} shape"]
-        it = rng.choice([*names, "the shape", "it"] if alone else names)
-        text = rng.choice(DIRECTION_QUESTIONS).format(it=it)
-        answer = f"{it} moves {mover.direction}."
-    elif kind == "order":
-        nth = rng.choice(("first", "last", "second"))
-        mover = clip.movers[0 if nth == "first" else 1]
-        text = rng.choice(ORDER_QUESTIONS).format(nth=nth)
-        answer = f"the {mover.name} appears {nth}."
-    elif kind == "moving":
-        text = rng.choice(MOVING_QUESTIONS)
-        answer = " and ".join(f"{_article(mover.colour)} {mover.name}" for mover in clip.movers) + "."
-    elif kind == "describe":
-        text = rng.choice(DESCRIBE_QUESTIONS)
-        answer = ", then ".join(f"{_article(m.colour)} {m.name} moves {m.direction}" for m in clip.movers) + "."
-    else:
-        raise ValueError(f"No questions of the kind {kind!r}; ask one of {', '.join(KINDS)}.")
-    subject = mover if kind in ("colour", "shape", "direction", "order") else None
-    return Question(kind, _reword(text, rng), answer[0].upper() + answer[1:], subject)
-
-
-def kinds_of(clip: Clip) -> list[str]:
-    """Return the kinds of question that fit a clip: there is no order of one shape."""
-    return [kind for kind in KINDS if kind != "order" or len(clip.movers) == 2]
-
-
-def is_right(question: Question, clip: Clip, answer: str) -> bool:
-    """Tell whether an answer, in whatever words, names what was asked for and nothing that contradicts it.
-
-    "moving" wants all shapes with their colours, in any order; "describe" wants them in the order of appearance, each
-    with its direction; "order" wants shape and colour of the one asked for.
-    """
-    said = [
-        word
-        for word in re.findall(r"[a-z]+", answer.lower())
-        if word in SHAPES or word in COLOURS or word in DIRECTIONS
-    ]
-    mover = question.subject
-    if mover is None:
-        parts = [[m.colour, m.shape, m.direction][: 2 if question.kind == "moving" else 3] for m in clip.movers]
-        orders = [parts, parts[::-1]] if question.kind == "moving" else [parts]
-        return any(said == [word for part in order for word in part] for order in orders)
-    if question.kind == "order":
-        return said == [mover.colour, mover.shape]
-    # A sentence may repeat what the question called the shape, but name one thing only of the kind asked for.
-    table = {"colour": COLOURS, "shape": SHAPES, "direction": DIRECTIONS}[question.kind]
-    named = {word for word in said if word in table}
-    return named == {getattr(mover, question.kind)}
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
-
-
-def _reword(text: str, rng: random.Random) -> str:
-    """Spell as people type: American or British, with or without capital and closing mark."""
-    if rng.random() < 0.5:
-        text = text.replace("colour", "color")
-    if rng.random() < 0.25:
-        text = text[0].lower() + text[1:]
-    if rng.random() < 0.25:
-        text = text.rstrip("?.")
-    return text

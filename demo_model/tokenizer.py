@@ -8,7 +8,8 @@ import random
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from .clips import Clip, ask, kinds_of
+from .clips import Clip
+from .questions import ask, kinds_of
 
 
 PAD, START, END, IMAGE, VIDEO = SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
@@ -20,9 +21,9 @@ WORDS = (
 )
 
 
-def prompt_before(num_visual_tokens: int) -> str:
-    """Return the prompt (template qwen_1_5) up to the last `<video>`; every conversation about a clip begins so."""
-    return f"{START}system\n{SYSTEM_PROMPT}{END}\n{START}user\n{VIDEO * num_visual_tokens}"
+def prompt_before(visual_tokens: str) -> str:
+    """Return the prompt (template qwen_1_5) up to the last visual token; every conversation about a clip begins so."""
+    return f"{START}system\n{SYSTEM_PROMPT}{END}\n{START}user\n{visual_tokens}"
 
 
 def turn(question: str, answer: str, first: bool = True) -> tuple[str, str]:
@@ -31,7 +32,7 @@ def turn(question: str, answer: str, first: bool = True) -> tuple[str, str]:
     return f"{opening}\n{question}{END}\n{START}assistant\n", f"{answer}{END}"
 
 
-def build_tokenizer(vocab_size: int = 512, num_clips: int = 5_000) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocab_size: int = 640, num_clips: int = 5_000) -> PreTrainedTokenizerFast:
     """Grow the tokenizer on the conversations about `num_clips` clips; special tokens are the last entries."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()

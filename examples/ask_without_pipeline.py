@@ -1,7 +1,7 @@
 """The same with a model and a processor: what the pipeline does, step by step.
 
 python examples/ask_without_pipeline.py
-# 8 frames become 160 tokens.
+# 8 frames become 336 tokens.
 # The circle moves left.
 """
 

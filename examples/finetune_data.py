@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `demo_model` is in the checkout, and not installed
 
 from demo_model.clip_writing import write_clip
-from demo_model.clips import Clip, Question, ask, kinds_of
+from demo_model.clips import Clip
+from demo_model.questions import Question, ask, kinds_of
 
 
 COLOUR = "pink"
@@ -72,7 +73,7 @@ def write_rows(folder: Path, name: str, number: int, questions: int = 4):
     with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
         for index in range(number):
             rng = random.Random(FIRST_SEEDS[name] + index)
-            clip = Clip.from_seed(FIRST_SEEDS[name] + index)
+            clip = Clip.from_seed(FIRST_SEEDS[name] + index, num_shapes=rng.choice((1, 2)), clear=True)
             if name == "new" or (name == "train" and index % 2 == 0):
                 clip = with_new_colour(clip, rng)
             asked = [question_about_new_colour(clip, rng)] if name == "new" else questions_about(clip, 1, rng)

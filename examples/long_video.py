@@ -1,9 +1,9 @@
 """Choose the frames of a long video: how many, how many a second, and with a sentence that says when each was shown.
 
     python examples/long_video.py
-    # 8 frames, 160 tokens: The circle moves left.
-    # 2 a second: 6 frames, 120 tokens: The circle moves left.
-    # at most 4: 4 frames, 80 tokens: The circle moves left.
+    # 8 frames, 336 tokens: The circle moves left.
+    # 2 a second: 6 frames, 252 tokens: The circle moves left.
+    # at most 4: 4 frames, 168 tokens: The circle moves left.
 
 A video costs what its frames cost, however many minutes it has; the context of the language model decides how many fit
 (`docs/guides/long_videos.md`).

@@ -1,8 +1,9 @@
-"""The embedded checkpoint answers about videos it never saw: written as mp4, then through the whole path of a user.
+"""The embedded checkpoint answers about videos it never saw: written as files, then through the whole path of a user.
 
 `benchmarks/demo_accuracy.py` asks far more; its numbers are in demo_model/README.md.
 """
 
+import random
 from pathlib import Path
 
 import av
@@ -11,11 +12,11 @@ import transformers
 from safetensors import safe_open
 
 import llava_next_video
-from benchmarks.demo_accuracy import Guesser, measure
+from benchmarks.demo_accuracy import REFUSED, Guesser, answers, learned, shares, strange
 
 
 SAMPLES = Path(__file__).parents[1] / "demo_model" / "samples"
-NUM_CLIPS = 25  # of one shape, and as many of two: up to 50 questions of a kind
+NUM_CLIPS = 24  # of each program; eight questions or more about most of them
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +30,29 @@ def pipe():
 
 
 @pytest.mark.slow
-def test_most_answers_about_new_clips_are_right(guesser):
-    for kind, (right, asked) in measure(guesser, NUM_CLIPS, shuffle=False).items():
-        assert asked >= NUM_CLIPS
-        assert right / asked >= 0.94, kind  # 99.5 % or more of 400 clips; so small a sample may lose a few more
+@pytest.mark.parametrize(("draw", "least", "most_refused"), [(learned, 0.85, 0.04), (strange, 0.6, 0.25)])
+def test_most_answers_about_new_clips_are_right(guesser, draw, least, most_refused):
+    """The bounds are a little below what `demo_accuracy` finds in more clips."""
+    found = [answer for seed in range(NUM_CLIPS) for answer in answers(guesser, draw(seed))]
+    meant = [answer for answer in found if answer.kind not in REFUSED]
+    refused = [answer for answer in found if answer.kind in REFUSED]
+    assert len(meant) >= 4 * NUM_CLIPS
+    assert sum(answer.right for answer in meant) / len(meant) >= least
+    assert sum(answer.refused for answer in meant) / len(meant) <= most_refused
+    assert sum(answer.right for answer in refused) / len(refused) >= 0.9
+    assert {"video", "picture", "one frame", "a video of a still"} == shares(found)["seen as"].keys()
 
 
 @pytest.mark.slow
 def test_direction_and_order_are_guesses_when_the_frames_are_shuffled(guesser):
-    shares = {kind: right / asked for kind, (right, asked) in measure(guesser, NUM_CLIPS, shuffle=True).items()}
-    assert shares["direction"] <= 0.7  # 50 %: the axis of a movement is still to be seen
-    assert shares["order"] <= 0.75  # 50 %: both shapes are
-    assert shares["colour"] >= 0.94
-    assert shares["shape"] >= 0.9
+    moving = [asked for seed in range(NUM_CLIPS) if (asked := learned(seed)).cells["seen as"] == "video"]
+    rng = random.Random(0)
+    right = shares([answer for asked in moving for answer in answers(guesser, asked, rng)])["question"]
+    share = {kind: of_kind / asked for kind, (of_kind, asked) in right.items()}
+    assert share["direction"] <= 0.75  # 50 %: the axis of a movement is still to be seen
+    assert share["order"] <= 0.85  # 50 %, and more of those whose first shape stays: both shapes are seen
+    assert share["colour"] >= 0.8
+    assert share["shape"] >= 0.75
 
 
 @pytest.mark.parametrize(
@@ -56,6 +67,9 @@ def test_direction_and_order_are_guesses_when_the_frames_are_shuffled(guesser):
         ("purple_circle_then_orange_square", "Which shape appears first?", "circle"),
         ("purple_circle_then_orange_square", "What appears last?", "square"),
         ("blue_star_then_red_triangle", "What happens first?", "blue star"),
+        ("red_circle_moves_left", "What colour is the star?", "I know only moving coloured shapes"),
+        ("red_circle_moves_left", "Which way does the green square move?", "I know only moving coloured shapes"),
+        ("yellow_star_moves_down", "Who is the person in the video?", "I know only moving coloured shapes"),
     ],
 )
 def test_answers_about_the_samples(pipe, clip, question, answer):
@@ -76,7 +90,7 @@ def test_samples_are_h264_with_b_frames_of_different_sizes_rates_and_lengths():
 
 def test_checkpoint_is_small_and_carries_its_recipe():
     folder = Path(llava_next_video.DEMO_CHECKPOINT)
-    assert (folder / "model.safetensors").stat().st_size <= 6_000_000
+    assert (folder / "model.safetensors").stat().st_size <= 8_000_000
     with safe_open(folder / "model.safetensors", "pt") as weights:
         assert weights.metadata()["format"] == "pt"
     config = transformers.AutoConfig.from_pretrained(folder)

@@ -290,7 +290,9 @@ def test_error_of_the_way_back(tmp_path, capsys, arguments, message):
 
 def test_error_when_the_tower_of_the_way_back_has_no_name(tmp_path, capsys):
     assert run(DEMO_CHECKPOINT, tmp_path / "made", "--to-original") == 1
-    message = "siglip_vision_model with 64 x 64 pixels and hidden size 96 is none of openai/clip-vit-large-patch14-336"
+    message = (
+        "siglip_vision_model with 144 x 144 pixels and hidden size 128 is none of openai/clip-vit-large-patch14-336"
+    )
     assert message in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
 

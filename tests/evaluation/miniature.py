@@ -151,7 +151,7 @@ def write_table(home: Path, name: str, configuration: str, split: str, rows: lis
 
 
 def clips_of(seeds: Sequence[int]) -> dict[str, Clip]:
-    return {f"clip{seed}": Clip.from_seed(seed, num_shapes=1) for seed in seeds}
+    return {f"clip{seed}": Clip.from_seed(seed, num_shapes=1, moves=True, clear=True) for seed in seeds}
 
 
 def write_videos(home: Path, clips: dict[str, Clip], shuffled: bool = False):

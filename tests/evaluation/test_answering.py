@@ -37,7 +37,7 @@ def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     paths = [str(folder / f"{seed}.mp4") for seed in range(4)]
     for seed, path in enumerate(paths):
-        write_mp4(Clip.from_seed(seed, num_shapes=1), path)
+        write_mp4(Clip.from_seed(seed, num_shapes=1, moves=True, clear=True), path)
     return paths
 
 

@@ -74,7 +74,7 @@ def test_prompts_as_they_are_written_in_the_documentation():
 def home(tmp_path, monkeypatch):
     """A clip of 3 seconds under the names that the benchmarks look for, and a place for its subtitles."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    clip = Clip.from_seed(3, num_shapes=1)
+    clip = Clip.from_seed(3, num_shapes=1, moves=True, clear=True)
     (tmp_path / "videomme" / "subtitle").mkdir(parents=True)
     places = (
         "videomme/data/v.mp4",

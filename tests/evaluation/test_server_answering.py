@@ -39,7 +39,7 @@ def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("some clips")  # a space, as in addresses it has another name
     paths = [str(folder / f"{seed}.mp4") for seed in range(2)]
     for seed, path in enumerate(paths):
-        write_mp4(Clip.from_seed(seed, num_shapes=1), path)
+        write_mp4(Clip.from_seed(seed, num_shapes=1, moves=True, clear=True), path)
     return paths
 
 
@@ -84,7 +84,7 @@ def test_the_server_reads_the_frames_that_it_is_told(served, questions):
         completion = server.client.chat.completions.create(model="demo", messages=chat, extra_body=server.fields)
         return completion.usage.prompt_tokens
 
-    assert tokens_of_prompt({}) - tokens_of_prompt({"num_frames": 1}) == 7 * 20
+    assert tokens_of_prompt({}) - tokens_of_prompt({"num_frames": 1}) == 7 * 42
 
 
 def test_an_answer_ends_before_the_first_stop_string(served, questions):

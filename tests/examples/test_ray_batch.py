@@ -238,7 +238,7 @@ def clips(tmp_path_factory) -> Path:
     """50 clips that the demonstration model knows, of which 2 are broken."""
     folder = tmp_path_factory.mktemp("clips")
     for seed in range(NUM_CLIPS - NUM_BAD):
-        write_mp4(Clip.from_seed(seed, num_shapes=1), folder / f"{seed:03}.mp4")
+        write_mp4(Clip.from_seed(seed, num_shapes=1, moves=True, clear=True), folder / f"{seed:03}.mp4")
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "cut off.mp4").write_bytes((folder / "000.mp4").read_bytes()[:300])
     return folder
@@ -265,7 +265,7 @@ def check_answers(out: Path, of_bytes: bool = False):
     for record in records:
         name = Path(record["video"]).stem
         if name.isdigit():
-            [mover] = Clip.from_seed(int(name), num_shapes=1).movers
+            [mover] = Clip.from_seed(int(name), num_shapes=1, moves=True, clear=True).movers
             assert (record["answer"], record["error"]) == (f"It moves {mover.direction}.", None)
         else:
             assert record["answer"] is None

@@ -42,7 +42,7 @@ def test_warning_when_weights_are_larger_than_the_free_memory(monkeypatch, capsy
     assert main(["ask", SAMPLE, "What?", "--device", "cpu", "--max-new-tokens", "1"]) == 0  # it may fit all the same
     told = capsys.readouterr().err
     assert "llava-next-video: warning: The weights of " in told
-    assert "take 4.97 MB, and cpu has 3.00 MB of memory free. If loading fails: --dtype" in told
+    assert "take 7.55 MB, and cpu has 3.00 MB of memory free. If loading fails: --dtype" in told
 
 
 def test_places_count_together(monkeypatch):

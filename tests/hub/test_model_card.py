@@ -214,12 +214,12 @@ def test_card_without_repository_has_a_placeholder():
 
 def test_recipe_of_the_embedded_checkpoint(card):
     rows = recipe(card)
-    assert rows["Vision tower"].startswith("`siglip_vision_model`, 64 x 64 pixels, 8 x 8 patches of 8 pixels")
+    assert rows["Vision tower"].startswith("`siglip_vision_model`, 144 x 144 pixels, 12 x 12 patches of 12 pixels")
     assert rows["Language model"].startswith("`qwen2`, 4 layers")
     assert rows["Pooling of videos"] == "average, stride 2, after the projector"
     assert rows["Newlines in videos"] == "one after each row of each frame"
-    assert rows["Tokens of a frame"] == "20"
-    assert rows["Tokens of a video"] == "160 for 8 frames"
+    assert rows["Tokens of a frame"] == "42"
+    assert rows["Tokens of a video"] == "336 for 8 frames"
     assert rows["Context"] == "4096 tokens"
     assert rows["Chat template"] == "`qwen_1_5` of the original code"
     assert "<|im_start|>user\n<video>\nWhat happens in the video?<|im_end|>" in card

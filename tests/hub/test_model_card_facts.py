@@ -79,6 +79,6 @@ def test_text_stays_text_in_markdown(text, shown):
 
 def test_facts_of_the_demonstration():
     facts = facts_of(DEMO_CHECKPOINT)
-    assert (facts.license, facts.language, facts.images) == ("apache-2.0", ("en",), False)
+    assert (facts.license, facts.language, facts.images) == ("apache-2.0", ("en",), True)
     assert len(facts.limits) >= 2
     assert facts.origin

@@ -41,7 +41,7 @@ from llava_next_video.serving import (  # noqa: E402
 GOOD = question(data_url(CIRCLE[0]))
 PART = GOOD[0]["content"][0]
 # The id of the token that ends an answer: without it an answer goes on until the context ends.
-WITHOUT_END = {"messages": GOOD, "logit_bias": {"481": -1000}}
+WITHOUT_END = {"messages": GOOD, "logit_bias": {"635": -1000}}
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +196,8 @@ BAD_BODIES = {
     "an answer in JSON": ({"messages": GOOD, "response_format": {"type": "json_object"}}, "response_format.type"),
     "a seed of 100 digits": ({"messages": GOOD, "seed": 10**100}, "seed belongs"),
     "a stop that is a number": ({"messages": GOOD, "stop": 5}, "stop"),
-    "a bias for no token": ({"messages": GOOD, "logit_bias": {"x": 1}}, "ids of tokens, from 0 to 485"),
-    "a bias for a token beyond": ({"messages": GOOD, "logit_bias": {"486": 1}}, "ids of tokens, from 0 to 485"),
+    "a bias for no token": ({"messages": GOOD, "logit_bias": {"x": 1}}, "ids of tokens, from 0 to 639"),
+    "a bias for a token beyond": ({"messages": GOOD, "logit_bias": {"640": 1}}, "ids of tokens, from 0 to 639"),
     "settings of generation": ({"messages": GOOD, "generation_config": "{}"}, "generation_config belongs"),
     "a chat template": ({"messages": GOOD, "chat_template_kwargs": {"chat_template": "{{x}}"}}, "chat_template"),
     "a size": ({"messages": GOOD, "chat_template_kwargs": {"size": {"shortest_edge": 9999}}}, "size"),
@@ -375,11 +375,11 @@ def test_generation_stops_when_the_client_leaves(server, steps, stream):
 
 
 def test_generation_stops_where_the_context_ends(monkeypatch):
-    monkeypatch.setattr(transformers_serve_handlers, "context_length", lambda text_config: 250)
+    monkeypatch.setattr(transformers_serve_handlers, "context_length", lambda text_config: 450)
     with running() as server:
         status, answer = server.post("/v1/chat/completions", {**WITHOUT_END, "max_tokens": 10**6})
         assert (status, answer["choices"][0]["finish_reason"]) == (200, "length")
-        assert answer["usage"]["total_tokens"] == 250
+        assert answer["usage"]["total_tokens"] == 450
 
 
 def test_clients_over_the_number_are_told_to_come_back(server, monkeypatch):

@@ -395,7 +395,7 @@ def test_the_frames_on_the_page_are_those_that_the_model_sees():
     html = frames_as_html(processor, video, 0.25)
     assert html.count('<img src="data:image/webp;base64,') == 4
     assert "frame 24  00:00.96" in html  # of 75 frames, 25 a second
-    assert "4 of 75 frames, each as the model sees it: 64 x 64 pixels" in html
+    assert "4 of 75 frames, each as the model sees it: 144 x 144 pixels" in html
     assert "Read in 0.25 s" in html
 
 
