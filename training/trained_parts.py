@@ -32,7 +32,7 @@ def train_only(model: nn.Module, *parts: str) -> dict[str, int]:
     >>> from llava_next_video import DEMO_CHECKPOINT, LlavaNextVideoForConditionalGeneration
     >>> model = LlavaNextVideoForConditionalGeneration.from_pretrained(DEMO_CHECKPOINT)
     >>> train_only(model, "projector", "newlines")
-    {'vision_tower': 0, 'projector': 28928, 'newlines': 128, 'language_model': 0}
+    {'vision_tower': 0, 'projector': 33024, 'newlines': 128, 'language_model': 0}
     """
     if not parts or not set(parts) <= set(PARTS):
         raise ValueError(f"train_only got the parts {list(parts)}; name one or more of {list(PARTS)}.")

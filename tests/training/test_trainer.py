@@ -15,7 +15,7 @@ from llava_next_video import (
     parameter_groups,
     train_only,
 )
-from tests.tiny import make_model
+from tests.tiny import TEXT_CONFIGS, make_model
 from tests.training.rows import IMAGE, processor_of, says, user, video_row
 from tests.training.test_collator import IMAGE_ROW, TEXT_ROW
 from tests.training.test_trained_parts import LANGUAGE_MODEL_LAYERS
@@ -64,7 +64,8 @@ def lora(folder: Path) -> torch.nn.Module:
 
 
 def qlora(folder: Path) -> torch.nn.Module:
-    make_model(**RECIPE).save_pretrained(folder)
+    sizes = {"hidden_size": 128, "intermediate_size": 128}  # kernels of 4 bits for AVX-512 want multiples of 64
+    make_model(**RECIPE, text_config=TEXT_CONFIGS["llama"] | sizes).save_pretrained(folder)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
