@@ -87,23 +87,17 @@ class Guesser:
         return self.processor.batch_decode(ids, skip_special_tokens=True)
 
 
-def learned(seed: int) -> Asked:
-    """A clip like those that the checkpoint has learned from; one or two shapes in turn, and now and then a still."""
+def learned(seed: int, clear: bool = False) -> Asked:
+    """A clip like those that the checkpoint has learned from, or a `clear` one of them; one or two shapes in turn, and
+    now and then a still."""
     rng = random.Random(seed)
-    clip = Clip.from_seed(seed, num_shapes=1 + seed % 2, moves=seed % 8 < 6)
+    clip = Clip.from_seed(seed, num_shapes=1 + seed % 2, moves=seed % 8 < 6, clear=clear)
     seen_as = "video" if clip.moves else SEEN_AS[seed // 8 % 3]
     if seen_as != "video":
         clip = replace(clip, num_frames=1)
     questions = [ask(clip, kind, rng) for kind in kinds_of(clip)]
-    looks = (
-        "photo-like"
-        if clip.photo is not None
-        else "noisy"
-        if clip.noise
-        else "graded"
-        if any(clip.gradient)
-        else "plain"
-    )
+    kinds = {"photo-like": clip.photo is not None, "noisy": clip.noise, "graded": any(clip.gradient), "plain": True}
+    looks = next(name for name, is_so in kinds.items() if is_so)
     has_outline, is_soft = any(m.stroke for m in clip.movers), any(m.blur for m in clip.movers)
     return Asked(
         content="image" if seen_as == "picture" else "video",

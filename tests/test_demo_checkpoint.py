@@ -12,7 +12,7 @@ import transformers
 from safetensors import safe_open
 
 import llava_next_video
-from benchmarks.demo_accuracy import REFUSED, Guesser, answers, learned, shares, strange
+from benchmarks.demo_accuracy import REFUSED, Answer, Guesser, answers, learned, shares, strange
 
 
 SAMPLES = Path(__file__).parents[1] / "demo_model" / "samples"
@@ -44,15 +44,23 @@ def test_most_answers_about_new_clips_are_right(guesser, draw, least, most_refus
 
 
 @pytest.mark.slow
-def test_direction_and_order_are_guesses_when_the_frames_are_shuffled(guesser):
-    moving = [asked for seed in range(NUM_CLIPS) if (asked := learned(seed)).cells["seen as"] == "video"]
+def test_most_answers_about_clear_clips_are_right_and_need_the_order_of_the_frames(guesser):
+    clips = [asked for seed in range(NUM_CLIPS) if (asked := learned(seed, clear=True)).cells["seen as"] == "video"]
+    share = shares_of_kinds([answer for asked in clips for answer in answers(guesser, asked)])
+    for kind in share.keys() - {"direction", *REFUSED}:  # the test above is about refusals
+        assert share[kind] >= 0.94, kind
+    assert share["direction"] >= 0.85  # its weakest: a tenth of the movements are not seen as any
+
     rng = random.Random(0)
-    right = shares([answer for asked in moving for answer in answers(guesser, asked, rng)])["question"]
-    share = {kind: of_kind / asked for kind, (of_kind, asked) in right.items()}
-    assert share["direction"] <= 0.75  # 50 %: the axis of a movement is still to be seen
-    assert share["order"] <= 0.85  # 50 %, and more of those whose first shape stays: both shapes are seen
-    assert share["colour"] >= 0.8
-    assert share["shape"] >= 0.75
+    shuffled = shares_of_kinds([answer for asked in clips for answer in answers(guesser, asked, rng)])
+    assert shuffled["direction"] <= 0.7  # 50 %: the axis of a movement is still to be seen
+    assert shuffled["order"] <= 0.75  # 50 %, and more of those whose first shape stays: both shapes are seen
+    assert shuffled["colour"] >= 0.94
+    assert shuffled["shape"] >= 0.9
+
+
+def shares_of_kinds(found: list[Answer]) -> dict[str, float]:
+    return {kind: right / asked for kind, (right, asked) in shares(found)["question"].items()}
 
 
 @pytest.mark.parametrize(
