@@ -130,10 +130,11 @@ def export_for_hub(
         card = model_card(folder, push_to_hub)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
+    with TemporaryDirectory() as made:  # what is wrong with them is found before gigabytes are copied
+        write_settings(Path(made))
+        sizes |= sizes_in(Path(made))
     if dry_run:
-        with TemporaryDirectory() as made:
-            write_settings(Path(made))
-            return Export(destination, dict(sorted({**sizes, **sizes_in(Path(made))}.items())), is_written=False)
+        return Export(destination, dict(sorted(sizes.items())), is_written=False)
     with appearing_at_once(destination) as made:
         if model is None:
             copy_files(weights, made)
