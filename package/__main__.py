@@ -7,6 +7,7 @@ done; 2, the command line was wrong; 130, stopped by Ctrl-C; 141, nobody reads t
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ STOPPED, OUTPUT_CLOSED = 128 + signal.SIGINT, 128 + getattr(signal, "SIGPIPE", 1
 
 def program():
     """What the shell starts: `main`, and then an end."""
+    if sys.stderr is None or not sys.stderr.isatty():  # read by huggingface_hub and transformers when they are imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         status = main()
         # Threads and libraries are still tidied up, in which Python would report Ctrl-C with a traceback.
@@ -76,8 +79,9 @@ def stop_at_once(*_):
 
 def prepared(args):
     """The function of a command, imported; what can be said of its arguments without a model has been checked."""
-    if (name := getattr(args, "model", None) or getattr(args, "checkpoint", None)) is not None:
-        check_checkpoint(name)
+    for part in ("model", "checkpoint", "source"):
+        if (name := getattr(args, part, None)) is not None:
+            check_checkpoint(name)
     if args.command in ("ask", "chat"):
         check_files(args)
     if getattr(args, "device", None) is not None:
@@ -88,6 +92,8 @@ def prepared(args):
         from llava_next_video.hub.loading import check_quantize
 
         check_quantize()
+    if args.command in ("serve", "web"):
+        check_address(args.host, args.port)
     module, _, function = COMMANDS[args.command].function.partition(":")
     return getattr(import_module(module), function)
 
@@ -103,6 +109,19 @@ def check_checkpoint(name: str):
             f"There is no folder {name!r}. Give the folder of a checkpoint, or its id on the Hugging Face Hub, as in "
             "llava-hf/LLaVA-NeXT-Video-7B-hf."
         )
+
+
+def check_address(host: str, port: int):
+    """Raise an OSError where nobody can listen at an address, as when another program does."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        cause = error.strerror.partition(" (while ")[0]
+        raise OSError(
+            f"The server cannot listen at {host}, port {port}: {cause}. Stop what listens there, or pass "
+            "another --port or --host."
+        ) from None
 
 
 def check_files(args):

@@ -46,6 +46,17 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * SIZES[match[2]])
 
 
+def parse_port(text: str) -> int:
+    """The number of a port; 0 is one that is free.
+
+    >>> parse_port("8000")
+    8000
+    """
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise ArgumentTypeError(f"{text!r} is not a port, which is a whole number from 0 to 65535")
+    return int(text)
+
+
 def parse_limit(text: str) -> tuple[str, int]:
     """The name of a limit, and its number.
 

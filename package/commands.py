@@ -15,6 +15,7 @@ from llava_next_video.argument_types import (
     parse_device,
     parse_factor,
     parse_limit,
+    parse_port,
     parse_size,
 )
 from llava_next_video.hub.recipes import RELEASED, SAME_TEMPLATE, STOP_STRINGS
@@ -22,6 +23,7 @@ from llava_next_video.registration import DEMO_CHECKPOINT
 
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 SAMPLING = ("uniform", "uniform_repeated", "fps_capped", "legacy")
 STANDARD_INPUT = "-"
 
@@ -177,7 +179,7 @@ def add_size_arguments(parser: argparse.ArgumentParser, place):
     """Describe how a large model is made to fit; `place` is what `add_loading_arguments` returned."""
     place.add_argument(
         "--device-map",
-        choices=["auto", "balanced", "balanced_low_0", "sequential"],
+        choices=DEVICE_MAPS,
         help="spread a model that is too large for one device over all of them, and the rest over memory and disk",
     )
     parser.add_argument(
@@ -255,7 +257,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser):
         "moving coloured shapes, as 'demo')",
     )
     parser.add_argument("--host", default="localhost", help="address to listen at (default: localhost, this machine)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at (default: 8000)")
+    parser.add_argument("--port", type=parse_port, default=8000, help="port to listen at (default: 8000)")
     parser.add_argument(
         "--num-frames", type=parse_count, help="frames to look at in each video (default: the checkpoint's)"
     )
@@ -300,7 +302,7 @@ def add_web_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine only)"
     )
-    parser.add_argument("--port", type=int, default=7860, help="port to listen at (default: 7860)")
+    parser.add_argument("--port", type=parse_port, default=7860, help="port to listen at (default: 7860)")
     add_size_arguments(parser, add_loading_arguments(parser))
     add_reading_arguments(parser.add_argument_group("what visitors may do"))
 
@@ -332,7 +334,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser):
         help="rule by which frames are chosen (default: the table's, or the checkpoint's)",
     )
     add_loading_arguments(parser)
-    parser.add_argument("--device-map", help="auto: spread the model over several devices")
+    parser.add_argument("--device-map", choices=DEVICE_MAPS, help="spread the model over several devices")
     parser.add_argument(
         "--on-error",
         choices=["raise", "empty"],

@@ -11,7 +11,6 @@ from llava_next_video.inference.pipeline_video_text_to_text import VideoTextToTe
 from llava_next_video.processing.checked_settings import check_pixel_settings
 from llava_next_video.reading.limits import ReadingLimits
 from llava_next_video.registration import DEMO_CHECKPOINT
-from llava_next_video.waiting import silence_unless_shown
 
 
 def load_pipeline(args: argparse.Namespace, limits: ReadingLimits, sheet_of=None) -> VideoTextToTextPipeline:
@@ -24,7 +23,6 @@ def load_pipeline(args: argparse.Namespace, limits: ReadingLimits, sheet_of=None
     Raises:
         ValueError, OSError: the checkpoint, a setting or the place for the sheet is none.
     """
-    silence_unless_shown()
     if args.model is None:
         tell("no --model was named: the demonstration model answers, which knows only moving coloured shapes")
     model = args.model or DEMO_CHECKPOINT

@@ -4,10 +4,8 @@ import sys
 import time
 from threading import Event, Thread
 
-from huggingface_hub.utils import disable_progress_bars
 from tqdm import tqdm
 from transformers import TextStreamer
-from transformers.utils.logging import disable_progress_bar
 
 
 DELAY, REFRESH = 2.0, 0.5  # seconds
@@ -16,13 +14,6 @@ DELAY, REFRESH = 2.0, 0.5  # seconds
 def is_shown() -> bool:
     """Whether progress is shown: standard error is a terminal."""
     return sys.stderr is not None and sys.stderr.isatty()
-
-
-def silence_unless_shown():
-    """Turn off the progress bars of transformers and huggingface_hub, unless standard error is a terminal."""
-    if not is_shown():
-        disable_progress_bar()
-        disable_progress_bars()
 
 
 class Waiting:

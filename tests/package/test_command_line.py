@@ -1,6 +1,8 @@
 import io
 import json
+import re
 import resource
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -132,6 +134,11 @@ def test_python_m_runs_it(clip):
         (["ask", "none.mp4", "What?"], 1),
         (["chat", "clip.mp4", "--model", "./nosuchdir"], 1),
         (["ask", "--questions", "none.jsonl"], 1),
+        (["export", "./nosuchdir", "export"], 1),
+        (["convert", "./nosuchdir", "converted"], 1),
+        (["serve", "--port", "65536"], 2),
+        (["web", "--host", "192.0.2.1"], 1),
+        (["evaluate", "some/model", "--device-map", "nonsense"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -181,22 +188,21 @@ def test_arguments_that_do_not_go_together_are_status_2(arguments, message, caps
     assert message in capsys.readouterr().err
 
 
-def test_demonstration_model_says_what_it_is_where_nobody_named_it(clip, capsys):
-    assert main(["ask", clip, "What is moving?", "--device", "cpu", "--json", "--max-new-tokens", "2"]) == 0
-    captured = capsys.readouterr()
-    assert captured.err == (
+def test_demonstration_model_says_what_it_is_where_nobody_named_it_and_pipes_get_no_progress(clip):
+    arguments = ["ask", clip, "What is moving?", "--device", "cpu", "--json", "--max-new-tokens", "2"]
+    process = subprocess.run([sys.executable, "-m", "llava_next_video", *arguments], capture_output=True, text=True)
+    assert process.stderr == (
         "llava-next-video: no --model was named: the demonstration model answers, which knows only moving coloured "
         "shapes\n"
     )
-    assert json.loads(captured.out)["demo"] is True
+    assert json.loads(process.stdout)["demo"] is True
 
 
-def test_named_model_answers_without_a_word_where_output_is_no_terminal(clip, capsys):
-    command = ["ask", clip, "What is moving?", "--model", DEMO_CHECKPOINT, "--json", "--max-new-tokens", "2"]
-    assert main(command) == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    assert "demo" not in json.loads(captured.out)
+def test_named_model_answers_without_a_word_where_output_is_no_terminal(clip):
+    arguments = ["ask", clip, "What is moving?", "--model", DEMO_CHECKPOINT, "--json", "--max-new-tokens", "2"]
+    process = subprocess.run([sys.executable, "-m", "llava_next_video", *arguments], capture_output=True, text=True)
+    assert process.stderr == ""
+    assert "demo" not in json.loads(process.stdout)
 
 
 def test_several_videos_are_asked_about_together(clip, capsys):
@@ -246,6 +252,24 @@ def test_what_is_no_video_is_told_before_the_model_is_loaded(monkeypatch, capsys
 
 def test_earlier_name_of_save_frames_still_works():
     assert parse_arguments(["ask", "clip.mp4", "What?", "--frames", "sheet.png"]).save_frames == "sheet.png"
+
+
+@pytest.mark.parametrize("command", ["serve", "web"])
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(command, monkeypatch, capsys):
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *args, **kwargs: pytest.fail("loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main([command, "--host", "127.0.0.1", "--port", str(port)]) == 1
+    message = f"error: The server cannot listen at 127.0.0.1, port {port}: Address already in use."
+    assert message in capsys.readouterr().err
+
+
+def test_record_of_json_is_as_documented(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text()
+    documented = json.loads(re.search(r'^\{"video": .*"demo": true\}$', page, re.MULTILINE)[0])
+    assert main(["ask", SAMPLE, documented["question"], "--device", "cpu", "--json"]) == 0
+    paths = {"video": SAMPLE, "model": DEMO_CHECKPOINT}
+    assert json.loads(capsys.readouterr().out) == documented | paths
 
 
 @pytest.mark.parametrize("command", ["ask clip.mp4 What?", "chat clip.mp4", "serve", "web"])
