@@ -11,7 +11,6 @@ import ssl
 import string
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, responses
 from io import BytesIO
 from urllib.error import HTTPError
@@ -158,12 +157,21 @@ class ConnectionWithRules:
 
     def __init__(self, *args, deadline: Deadline, allow_private: bool, **kwargs):
         super().__init__(*args, **kwargs)
-        self.deadline = deadline
-        # What `HTTPConnection.connect` calls, before anything is sent.
-        self._create_connection = partial(connect, deadline=deadline, allow_private=allow_private)
+        self.deadline, self.allow_private, self.is_checked = deadline, allow_private, False
+        self._create_connection = self.connect_checked  # what `HTTPConnection.connect` calls, before anything is sent
+
+    def connect_checked(self, host_and_port: tuple[str, int], *_) -> "TimedSocket":
+        self.is_checked = True
+        return connect(host_and_port, self.deadline, self.allow_private)
 
     def connect(self):
         super().connect()
+        if not self.is_checked:
+            self.close()
+            raise RuntimeError(
+                "Python's http.client connected to an address that was not checked; this version of Python cannot be "
+                "used for URLs."
+            )
         self.sock.deadline = self.deadline  # the module ssl makes its sockets itself, around ours
 
 
@@ -195,7 +203,7 @@ class TimedTLSSocket(Timed, ssl.SSLSocket):
         return super().send(*args)
 
 
-def connect(host_and_port: tuple[str, int], *_, deadline: Deadline, allow_private: bool) -> TimedSocket:
+def connect(host_and_port: tuple[str, int], deadline: Deadline, allow_private: bool) -> TimedSocket:
     """Like `socket.create_connection`; the addresses that are checked are the very ones connected to."""
     host, port = host_and_port
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

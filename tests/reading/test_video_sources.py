@@ -397,6 +397,18 @@ def test_address_that_is_checked_is_the_one_connected_to(server, monkeypatch):
         read_video(f"http://rebinding.example:{port}/clip.mp4")
 
 
+def test_a_python_that_connects_to_addresses_of_its_own_is_not_used(server, monkeypatch):
+    """Where `http.client` no longer calls what checks the address, nothing is read."""
+
+    def connect(connection):
+        connection.sock = socket.create_connection((connection.host, connection.port))
+
+    monkeypatch.setattr(downloads.HTTPConnection, "connect", connect)
+    with pytest.raises(RuntimeError, match="connected to an address that was not checked"):
+        frame(f"{server}/clip.mp4")
+    assert not Server.seen
+
+
 @pytest.mark.usefixtures("first_is_public")
 def test_other_addresses_of_a_name_are_tried(server, monkeypatch):
     port = int(server.rpartition(":")[2])
