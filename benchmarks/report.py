@@ -13,6 +13,7 @@ from benchmarks.comparison import Row
 from benchmarks.models import dtype
 
 
+INK = "#808080"  # of the plot: seen on a white page and on a black one
 LIBRARIES = ("transformers", "torch", "torchvision", "av", "torchcodec", "opencv-python-headless")
 
 
@@ -98,21 +99,24 @@ def markdown(rows: list[Row], device: str, minutes: float, more: list[list[str]]
 def plot(rows: list[Row], path: Path) -> bool:
     """Draw the ratios with their spread; False where matplotlib is not installed."""
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
         return False
     rows = [row for row in rows if row.other is not None]
-    figure = Figure(figsize=(9, 1 + 0.35 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    with rc_context(dict.fromkeys(inked, INK)):
+        figure = Figure(figsize=(9, 1 + 0.35 * len(rows)), layout="constrained")
+        axes = figure.subplots()
     for height, row in enumerate(reversed(rows)):
         colour = "tab:red" if row.holds is False else "tab:blue"
         axes.plot([min(row.ratios), max(row.ratios)], [height, height], color=colour, linewidth=5, alpha=0.4)
         axes.plot(row.ratio, height, "o", color=colour)
         if row.least is not None:
-            axes.plot(row.least, height, "|", color="black", markersize=14)
-    axes.axvline(1, color="black", linewidth=0.8)
+            axes.plot(row.least, height, "|", color=INK, markersize=14)
+    axes.axvline(1, color=INK, linewidth=0.8)
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [f"{row.comparison}: {row.side}" for row in reversed(rows)])
-    axes.set_xlabel("theirs to ours, right of 1 in our favour: median, rounds, and what was asked for (black)")
-    figure.savefig(path)
+    axes.set_xlabel("theirs to ours, right of 1 in our favour: median, rounds, and what was asked for (grey)")
+    figure.savefig(path, transparent=True)
     return True
