@@ -40,7 +40,7 @@ def write_page(notebook: nbformat.NotebookNode, name: str):
     page, resources = MarkdownExporter().from_notebook_node(notebook, {"unique_key": name})
     page = re.sub("^```python$", f"{NOT_RUN}\n```python", page.strip(), flags=re.MULTILINE)
     page = re.sub(r"\n(?: *\n){3,}", "\n\n", page)
-    page = re.sub(r"^!\[png\]\((.+)\)$", r"![What the cell shows](\1){ .wide }", page, flags=re.MULTILINE)
+    page = re.sub(r"^!\[png\]\((.+)\)$", r"![What the cell shows](\1)", page, flags=re.MULTILINE)
     title, _, rest = page.partition("\n")
     source = f"This is a notebook, `examples/{name}.ipynb`, to be opened with Jupyter from a checkout."
     (PAGES / f"{name}.md").write_text(f"{title}\n\n{source}\n{rest}\n", encoding="utf-8")
