@@ -33,7 +33,7 @@ COLOURS = {
     "blue": ((45, 80, 220), (0, 0, 255), (30, 130, 250), (10, 20, 150)),
     "yellow": ((230, 205, 40), (255, 255, 0), (255, 225, 60), (250, 240, 110)),
     "purple": ((150, 60, 190), (128, 0, 128), (160, 40, 240), (90, 20, 140)),
-    "orange": ((235, 125, 30), (255, 150, 0), (255, 120, 0), (255, 140, 60)),
+    "orange": ((235, 125, 30), (255, 165, 0), (255, 120, 0), (255, 140, 60)),
 }
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # as (dy, dx)
 ASPECTS = (9 / 16, 3 / 4, 1, 4 / 3, 16 / 9, 21 / 9)  # width to height
@@ -52,7 +52,7 @@ class Mover:
     where the centre is when the shape appears and when it vanishes, `appears` and `vanishes` are times. Of the time it
     is seen, it rests from `rests[0]` to `rests[1]`; with `eases` it starts and stops gently. `stroke` is the width of
     an outline and `blur` the standard deviation of a soft edge, both as fractions of the radius; a `stroke` of 0 fills
-    the shape. `turn` is in degrees.
+    the shape. `turn` is in degrees, `notch` the inner radius of a star as a fraction of its outer one.
     """
 
     shape: str
@@ -69,6 +69,7 @@ class Mover:
     stroke: float = 0.0
     blur: float = 0.0
     turn: float = 0.0
+    notch: float = 0.42
 
     @property
     def name(self) -> str:
@@ -91,9 +92,9 @@ class Mover:
 class Clip:
     """What there is to see; `movers` stand in the order of their appearance.
 
-    `noise` is the standard deviation of the grain of one canvas pixel, `gradient` the change of the background's
-    brightness from edge to edge as (vertical, horizontal), both out of 255; `photo` is the number of a `photo_like`
-    background, None for a plain one.
+    `noise` is the standard deviation of the grain of one canvas pixel, `gradient` the change of the background from
+    edge to edge, downwards and to the right, each of (red, green, blue), all out of 255; `photo` is the number of a
+    `photo_like` background, None for a plain one.
     """
 
     movers: tuple[Mover, ...]
@@ -102,7 +103,7 @@ class Clip:
     fps: int
     num_frames: int
     background: tuple[int, int, int]
-    gradient: tuple[float, float]
+    gradient: tuple[tuple[float, float, float], tuple[float, float, float]]
     noise: float
     seed: int
     photo: int | None = None
@@ -166,8 +167,9 @@ class Clip:
         height, width = size or (self.height, self.width)
         rng = np.random.default_rng(self.seed)
         vertical, horizontal = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in (height, width))
-        shade = self.gradient[0] * vertical[:, None] + self.gradient[1] * horizontal
-        empty = np.asarray(self.background, np.float32) + shade[..., None]  # (height, width, 3)
+        down, right = np.asarray(self.gradient, np.float32)
+        shade = vertical[:, None, None] * down + horizontal[:, None] * right
+        empty = np.asarray(self.background, np.float32) + shade  # (height, width, 3)
         if self.photo is not None:
             empty += photo_like(self.photo, (height, width))
         # Grain averages out when many canvas pixels become one.
@@ -195,14 +197,19 @@ def _canvas(rng: random.Random, short_sides: tuple[int, ...]) -> tuple[int, int]
 
 
 def _background(rng: random.Random) -> dict:
-    """What `Clip` says of a background: grey or coloured, with or without a gradient, grain, and as in a photograph."""
-    grey, tint = rng.randint(0, 255), rng.choice((0, 15, 15, 70))
-    is_photo = rng.random() < 0.35
+    """What `Clip` says of a background: grey or of any colour, with or without a gradient, grain, and as in a
+    photograph."""
+    grey, tint = rng.randint(0, 255), rng.choice((0, 20, 255))
+    base = [rng.randint(0, 255) if tint == 255 else grey + rng.randint(-tint, tint) for _ in range(3)]
+    gradient = [[0.0] * 3] * 2
+    if rng.random() < 0.5:
+        colours = [rng.uniform(0, 2) for _ in range(3)] if tint else [1.0] * 3
+        gradient = [[slope * colour for colour in colours] for slope in (rng.uniform(-70, 70), rng.uniform(-70, 70))]
     return {
-        "background": tuple(min(255, max(0, grey + rng.randint(-tint, tint))) for _ in range(3)),
-        "gradient": (rng.uniform(-60, 60), rng.uniform(-60, 60)) if rng.random() < 0.5 else (0.0, 0.0),
-        "noise": rng.choice((0.0, rng.uniform(0.0, 20.0))),
-        "photo": rng.randrange(1 << 30) if is_photo else None,
+        "background": tuple(min(255, max(0, value)) for value in base),
+        "gradient": tuple(map(tuple, gradient)),
+        "noise": rng.choice((0.0, rng.uniform(0.0, 25.0))),
+        "photo": rng.randrange(1 << 30) if rng.random() < 0.3 else None,
     }
 
 
@@ -255,6 +262,7 @@ def _mover(
         stroke=rng.uniform(0.1, 0.28) if rng.random() < 0.35 else 0.0,
         blur=rng.uniform(0.02, 0.16) if rng.random() < 0.35 else 0.0,
         turn=rng.uniform(-10, 10) if rng.random() < 0.3 else 0.0,
+        notch=rng.uniform(0.37, 0.5),
     )  # fmt: skip
 
 
@@ -276,13 +284,13 @@ def _touching(a: Mover, b: Mover, time: float, height: int, width: int) -> bool:
     return apart < 1.1 * (a.radius + b.radius) * min(height, width)
 
 
-def _outline(shape: str) -> list[tuple[float, float]]:
+def _outline(shape: str, notch: float) -> list[tuple[float, float]]:
     """Return the corners (y, x) of a shape that fills the square from -1 to 1."""
     if shape == "square":
         return [(-0.9, -0.9), (-0.9, 0.9), (0.9, 0.9), (0.9, -0.9)]
     if shape == "triangle":
         return [(-0.95, 0.0), (0.9, 1.0), (0.9, -1.0)]
-    corners, depths = (10, (1.0, 0.42)) if shape == "star" else (48, (1.0, 1.0))
+    corners, depths = (10, (1.0, notch)) if shape == "star" else (48, (1.0, 1.0))
     turns = [2 * math.pi * corner / corners for corner in range(corners)]
     return [(-depths[i % 2] * math.cos(turn), depths[i % 2] * math.sin(turn)) for i, turn in enumerate(turns)]
 
@@ -304,7 +312,7 @@ def _paint(picture: np.ndarray, mover: Mover, centre: tuple[float, float], radii
             (centre[1] + (x * cosine - y * sine) * radii[1] - left) * fine - 0.5,
             (centre[0] + (x * sine + y * cosine) * radii[0] - top) * fine - 0.5,
         )
-        for y, x in _outline(mover.shape)
+        for y, x in _outline(mover.shape, mover.notch)
     ]
     if mover.stroke:
         width = max(1, round(mover.stroke * min(radii) * fine))

@@ -26,7 +26,9 @@ NUM_FRAMES = 8
 FIRST_TRAINING_SEED = 1_000_000  # seeds below are left for evaluation
 MOVEMENTS = (*DIRECTIONS, None)
 # What a question may mention, in groups that a probe asks for; the last of each stands for none of the others.
-MENTIONS = ((*COLOURS, ""), (*SHAPES, "shape", "it", ""), ("first", "second", "last", ""))
+MENTIONS = ((*COLOURS, ""), (*SHAPES, "shape", "it", ""), ("first", "start", "beginning", "second", "last", "end", ""))
+# A single frame tells no movement and no order, and few frames may show each of two shapes only once.
+TELLABLE = {1: {"moves": False}, 2: {"num_shapes": 1}, 3: {"num_shapes": 1}}
 IGNORED = -100  # label of what is not learned
 
 
@@ -39,16 +41,14 @@ def render_for_training(clip: Clip, frames: list[int], rng: np.random.Generator)
     quality, coarse = int(rng.integers(40, 95)), rng.uniform(0.5, 1)
     loses_details, is_coarse = rng.random() < 0.4, rng.random() < 0.25
     if loses_details or is_coarse:
+        side = round(coarse * IMAGE_SIZE) if is_coarse else IMAGE_SIZE  # as from a canvas smaller than the model's
         for picture in pictures:
-            image = Image.fromarray(picture)
-            if is_coarse:  # as from a canvas that is smaller than the model's pictures
-                side = round(coarse * IMAGE_SIZE)
-                image = image.resize((side, side), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+            image = Image.fromarray(picture).resize((side, side), Image.Resampling.BOX)
             if loses_details:
                 file = io.BytesIO()
                 image.save(file, "JPEG", quality=quality)
                 image = Image.open(file)
-            picture[:] = np.asarray(image)
+            picture[:] = np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
     return pictures
 
 
@@ -128,14 +128,12 @@ class ClipBatches(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng, noise = random.Random(self.first_seed + step), np.random.default_rng(self.first_seed + step)
-        is_picture, num_frames = rng.random() < 0.08, rng.choice((NUM_FRAMES,) * 8 + (1, 4, 6, 12))
+        is_picture, num_frames = rng.random() < 0.08, rng.choice((NUM_FRAMES,) * 8 + (1, 2, 3, 4, 6, 12))
         tokens = IMAGE * TOKENS_PER_PICTURE if is_picture else VIDEO * (num_frames * TOKENS_PER_FRAME)
         prompt = self.tokenizer(prompt_before(tokens)).input_ids
         frames, cells, rows = [], [], []
         for number in range(step * self.batch_size, (step + 1) * self.batch_size):
-            # A single frame tells no movement and no order.
-            stands = {"moves": False} if is_picture or num_frames == 1 else {}
-            clip = Clip.from_seed(self.first_seed + number, **stands)
+            clip = Clip.from_seed(self.first_seed + number, **TELLABLE.get(1 if is_picture else num_frames, {}))
             sampled = [0] if is_picture else sample_indices(clip.num_frames, num_frames)
             frames.append(render_for_training(clip, sampled, noise))
             cells.append(cell_targets(clip, sampled, PATCHES if is_picture else GRID)[0])
@@ -163,7 +161,7 @@ class ClipBatches(torch.utils.data.Dataset):
         conversations, kinds, nothing = [0] * len(prompt), [-1] * len(prompt), [IGNORED] * len(MENTIONS)
         mentions = [nothing] * len(prompt)
         weighted = kinds_of(clip)
-        weighted += ["direction", "shape", "absent"] if clip.movers else []
+        weighted += ["direction", "shape", "describe", "absent"] if clip.movers else []
         for conversation in range(1, self.conversations + 1):
             start = len(ids)
             turns = 1 if rng.random() < 0.8 else rng.randint(2, 3)
@@ -183,7 +181,7 @@ def mentioned(question: str) -> list[int]:
     """Return for each group of `MENTIONS` which of its words the question has.
 
     >>> mentioned("Which way does the red square move?")
-    [0, 1, 3]
+    [0, 1, 6]
     """
     words = re.findall("[a-z]+", question.lower())
     return [next(i for i, word in enumerate(group) if word in words or not word) for group in MENTIONS]

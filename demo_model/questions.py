@@ -14,62 +14,123 @@ from .clips import COLOURS, DIRECTIONS, SHAPES, Clip, Mover
 KINDS = ("colour", "shape", "direction", "order", "moving", "describe", "there", "absent", "outside")
 REFUSAL = "I know only moving coloured shapes, and do not see that here."
 
+# Of "[a|b c]" in a wording, one is said; of "[|a]", it may be nothing.
 # {it} is filled with a name that fits one shape of the clip only.
 COLOUR_QUESTIONS = (
-    "What colour is {it}?", "What is the colour of {it}?", "Which colour is {it}?", "Which colour does {it} have?",
-    "Tell me the colour of {it}.", "What colour does {it} have?",
-)  # fmt: skip
-SHAPE_QUESTIONS = ("What shape is it?", "What shape is moving?", "Which shape is moving?", "What shape is this?",
-                   "Which shape is it?", "What shape do you see?", "Which shape do you see?",
-                   "What is the shape?", "What shape is there?", "What shape is shown?")  # fmt: skip
-SHAPE_OF_QUESTIONS = ("What shape is the {colour} object?", "What shape is the {colour} one?",
-                      "Which shape is {colour}?", "What is the {colour} shape?", "What shape is the {colour} thing?",
-                      "What shape does the {colour} object have?")  # fmt: skip
+    "[What|Which] colour [is {it}|does {it} have]?",
+    "[What|Which] colour [is|was] {it}?",
+    "What is the colour of {it}?",
+    "[Tell me|Name] the colour of {it}.",
+    "[Tell me|Can you tell me|Say] what colour {it} is.",
+    "{it} is what colour?",
+)
+SHAPE_QUESTIONS = (
+    "[What|Which] [|kind of ]shape is [it|this|that|there|shown|shown here|visible]?",
+    "[What|Which] shape is in the [video|clip|picture]?",
+    "[What|Which] [shape|object|thing] [do you see|can you see|moves|is moving|appears]?",
+    "What is the shape[|| in the video| in this clip]?",
+    "[Tell me|Name] the shape.",
+    "[Tell me|Can you tell me] what shape [it|this|that] is.",
+    "Is it a circle, a square, a triangle or a star?",
+)
+SHAPE_OF_QUESTIONS = (
+    "[What|Which] [|kind of ]shape is the {colour} [object|one|thing|figure]?",
+    "[What|Which] shape does the {colour} [object|one|thing] have?",
+    "[What|Which] [shape|object|thing|one] is {colour}?",
+    "What is the {colour} [shape|object|one|thing]?",
+    "What is the shape of the {colour} [object|one|thing]?",
+    "[Tell me|Name] the {colour} shape.",
+    "[Tell me|Can you tell me] what shape the {colour} [object|one|thing] is.",
+    "The {colour} [object|one|thing] is what shape?",
+)
+WAY = "[Which way|What way|Where|How|In which direction|In what direction|Which direction|What direction]"
 DIRECTION_QUESTIONS = (
-    "Which way does {it} move?", "Which way is {it} moving?", "Which way does {it} go?", "Which way is {it} going?",
-    "In which direction does {it} move?", "In which direction is {it} moving?", "Which direction does {it} move?",
-    "Which direction is {it} moving?", "In what direction does {it} move?", "What direction is {it} moving?",
-    "What direction does {it} move?", "Where does {it} move?", "Where is {it} going?", "How does {it} move?",
-    "Does {it} move left, right, up or down?", "What is the direction of {it}?", "Where does {it} go?",
-    "Which direction does {it} go?", "In which direction does {it} go?",
-)  # fmt: skip
+    f"{WAY} [does|does|did] {{it}} [move|go|travel]?",
+    f"{WAY} is {{it}} [moving|going|heading|headed]?",
+    "[What|Which] direction is {it} [moving|going] in?",
+    "[Does|Did] {it} [move|go] [left, right, up or down|left or right or up or down|up, down, left or right]?",
+    "Is {it} [moving|going] [left, right, up or down|left or right or up or down|up, down, left or right]?",
+    "What is the direction of {it}?",
+    "[Tell me|Can you tell me] [where|which way|in which direction] {it} [moves|goes|is moving|is going].",
+)
+# {when} stands for the first, or for the second of two.
 ORDER_QUESTIONS = (
-    "Which shape appears {nth}?", "What appears {nth}?", "Which object appears {nth}?", "Which shape comes {nth}?",
-    "What comes {nth}?", "Which shape is {nth}?", "Which shape do you see {nth}?", "What do you see {nth}?",
-    "Which colour appears {nth}?", "What happens {nth}?", "Which shape moves {nth}?", "What moves {nth}?",
-    "What shape appears {nth}?", "Which one appears {nth}?", "What shape comes {nth}?",
-)  # fmt: skip
-MOVING_QUESTIONS = ("What is moving?", "What moves?", "What do you see?", "What can you see?", "What is in the video?",
-                    "What is shown in the video?", "What is this?", "What objects are there?",
-                    "What shapes are there?", "Which shapes do you see?", "Which shapes are in the video?",
-                    "What is in the picture?", "What shapes are moving?", "Which shapes are moving?")  # fmt: skip
+    "[What|Which shape|What shape|Which object|Which thing|Which one|Which colour] [appears|comes|moves] {when}?",
+    "[What|Which shape|Which object|Which one] [shows up|appeared|came|is|was] {when}?",
+    "[What|Which shape|What shape|Which object] "
+    "[do you see|do we see|can you see|is shown|is seen|can be seen] {when}?",
+    "[What|Which] [is|was] the {nth} [shape|object|thing]?",
+    "What is the {nth} [shape|object|thing] you see?",
+    "What [happens|appears|comes] {when}[| in the video| in the clip]?",
+    "[Tell me|Name] the {nth} shape.",
+)
+WHEN = {
+    "first": "[first|first|first|at the start|at the beginning]",
+    "last": "[last|last|last|at the end]",
+    "second": "second",
+}
+PLACE = "[|| in the video| in this video| in the clip| in this clip| in the picture| here]"
+MOVING_QUESTIONS = (
+    f"What [is moving|moves]{PLACE}?",
+    f"[What|Which] [things|shapes|objects|figures] [are moving|move|are there|do you see|can you see]{PLACE}?",
+    "[What|Which] [things|shapes|objects] are [shown|visible|in the video|in the clip|in the picture|here]?",
+    "What is [this|there|in it|in the video|in the clip|in the picture|shown in the video]?",
+    "[Tell me|Name|List] [|all ]the [shapes|objects|things][|| you see| you can see].",
+)
 DESCRIBE_QUESTIONS = (
-    "Describe the video.", "Describe this video.", "Describe the clip.", "What happens in the video?",
-    "What is happening?", "What happens?", "What is happening in the video?", "Please describe the video.",
-    "Describe what happens.", "Describe what happens in the video.", "Describe the video in detail.",
-    "What is the video about?", "Explain what happens.", "Describe what you see.", "Describe the picture.",
-    "What is going on?", "What does the video show?", "Tell me what happens.", "Summarize the video.",
-)  # fmt: skip
-EXISTENCE_QUESTIONS = ("Is there {a}?", "Do you see {a}?", "Is {a} in the video?", "Can you see {a}?")
+    "Describe [the|this] [video|clip|scene|picture][|| in detail| briefly| in one sentence].",
+    "[Please|Can you] describe [the video|the clip|what you see].",
+    f"What [happens|is happening|is going on|do you see|can you see|can be seen]{PLACE}?",
+    "[Describe|Explain|Tell me] what [happens|is happening|you see|you can see][|| in the video].",
+    "What does the [video|clip|picture] show?",
+    "What is [the|this] [video|clip|picture] about?",
+    "[Summarize|Summarise|Explain|Tell me about|Give me a summary of] [the|this] [video|clip].",
+)
+EXISTENCE_QUESTIONS = (
+    "[Is there|Was there|Do you see|Can you see] {a}[|| in the video| in this clip| here]?",
+    "Is {a} in the video?",
+    "Does [the video have|the video show|this clip show] {a}?",
+    "Does {a} appear?",
+)
 
 # {thing} is filled with something that is not a shape.
 OUTSIDE_QUESTIONS = (
-    "How many {thing}s are there?", "Is there a {thing}?", "Is there a {thing} in the video?", "Do you see a {thing}?",
-    "What is the {thing} doing?", "What colour is the {thing}?", "Which way does the {thing} move?",
-    "Who is the {thing}?",
-    "Where is the {thing}?", "Describe the {thing}.", "Why is the {thing} there?", "What does the {thing} look like?",
-    "What is the name of the {thing}?", "How old is the {thing}?", "Is the {thing} happy?", "Can you find the {thing}?",
-    "What does the {thing} say?", "What is a {thing}?", "Tell me about the {thing}.", "How big is the {thing}?",
-    "Which {thing} is it?", "What kind of {thing} is this?", "What is behind the {thing}?",
-    "When does the {thing} leave?",
-    "What sound does the {thing} make?", "Write a poem about a {thing}.", "What is the {thing} wearing?",
-    "What shape is the {thing}?", "Which {thing} appears first?", "What happens to the {thing}?", "I like the {thing}.",
-    "Does the {thing} move?", "In which direction does the {thing} go?", "How much does a {thing} cost?",
-    "{thing}", "{thing}?", "A {thing} and a {other}?", "Is this a {thing} or a {other}?",
-    "What is the {thing} holding?",
-    "Where can I buy a {thing}?", "Count the {thing}s.", "How does the {thing} work?", "Show me the {thing}.",
-    "Why does the {thing} need a {other}?", "Does the {thing} like the {other}?", "Who took the {thing}?",
-)  # fmt: skip
+    "How many {thing}s are [there|in the video]?",
+    "[Is|Was] there a {thing}[| in the video| here]?",
+    "[Do|Can] you see [a|any|the] {thing}[|s]?",
+    "What [is|was] the {thing} doing?",
+    "[What|Which] colour [is|was] the {thing}?",
+    "[Which way|Where|How] [does|did] the {thing} [move|go]?",
+    "[Which way|Where|In which direction] is the {thing} [moving|going]?",
+    "[Who|Where|How old|How big|What] is the {thing}?",
+    "Why is the {thing} [there|moving|here]?",
+    "[Describe|Explain|Count|Show me|Find|Name|Tell me about|List] [the|a|all] {thing}[|s].",
+    "What does the {thing} [look like|say|have|show|do]?",
+    "What is the [name|size|age|meaning|sound|brand] of the {thing}?",
+    "Is the {thing} [happy|old|new|real|a {other}]?",
+    "Can you [find|describe|tell me about|hear] the {thing}?",
+    "[What|Who] is a {thing}?",
+    "[What|Which] {thing} [is it|is this|do you see|appears first|moves|is there]?",
+    "What kind of {thing} is [this|it|that]?",
+    "What is [behind|under|on|next to] the {thing}?",
+    "When does the {thing} [leave|start|end]?",
+    "What sound does the {thing} make?",
+    "Write a [poem|story|song] about a {thing}.",
+    "What is the {thing} [wearing|holding|saying|eating]?",
+    "What [shape|object|thing] is the {thing}?",
+    "What happens to the {thing}?",
+    "[I like|I see|Look at] the {thing}.",
+    "[Does|Did] the {thing} [move|appear|fall|speak]?",
+    "How much does a {thing} cost?",
+    "[|A |The ]{thing}[|?]",
+    "[|Is this ]a {thing} [and|or] a {other}?",
+    "Where can I buy a {thing}?",
+    "How does the {thing} work?",
+    "[Why|Does|How] does the {thing} [need|like|help] the {other}?",
+    "Who [took|made|is behind|likes] the {thing}?",
+    "[Tell me|Can you tell me] [what|where|who] the {thing} is.",
+    "Which {thing} is {other}?",
+)
 THINGS = tuple(
     """
     person man woman child baby boy girl people dog cat horse bird cow fish elephant lion bear rabbit car bus truck
@@ -128,33 +189,34 @@ def ask(clip: Clip, kind: str, rng: random.Random) -> Question:
     mover = rng.choice(clip.movers)
     alone = len(clip.movers) == 1
     if kind == "colour":
-        it = f"the {mover.shape}" if not alone else rng.choice(("the shape", "it", "the object", f"the {mover.shape}"))
-        text = rng.choice(COLOUR_QUESTIONS).format(it=it)
+        names = [f"the {mover.shape}"]
+        it = rng.choice([*names, "the shape", "the object", "the thing", "it"] if alone else names)
+        text = _word(COLOUR_QUESTIONS, rng).format(it=it)
         answer = f"{it} is {mover.colour}."
     elif kind == "shape":
         questions = SHAPE_OF_QUESTIONS if not alone else rng.choice((SHAPE_QUESTIONS, SHAPE_OF_QUESTIONS))
-        text = rng.choice(questions).format(colour=mover.colour)
+        text = _word(questions, rng).format(colour=mover.colour)
         answer = f"it is a {mover.shape}."
     elif kind == "direction":
         names = [f"the {mover.shape}", f"the {mover.name}", f"the {mover.colour} shape", f"the {mover.colour} one"]
-        it = rng.choice([*names, "the shape", "the object", "it"] if alone else names)
-        text = rng.choice(DIRECTION_QUESTIONS).format(it=it)
+        it = rng.choice([*names, "the shape", "the object", "the thing", "it"] if alone else names)
+        text = _word(DIRECTION_QUESTIONS, rng).format(it=it)
         answer = f"{it} {_movement(mover)}."
     elif kind == "order":
         nth = rng.choice(("first", "last", "second"))
         mover = clip.movers[0 if nth == "first" else 1]
-        text = rng.choice(ORDER_QUESTIONS).format(nth=nth)
+        text = _about_order(nth, rng)
         answer = f"the {mover.name} appears {nth}."
     elif kind == "moving":
-        text = rng.choice(MOVING_QUESTIONS)
+        text = _word(MOVING_QUESTIONS, rng)
         answer = " and ".join(f"{_article(mover.colour)} {mover.name}" for mover in clip.movers) + "."
     elif kind == "describe":
-        text = rng.choice(DESCRIBE_QUESTIONS)
+        text = _word(DESCRIBE_QUESTIONS, rng)
         joint = ", then " if clip.in_turn else ", and "
         answer = joint.join(f"{_article(m.colour)} {m.name} {_movement(m)}" for m in clip.movers) + "."
     elif kind == "there":
         named = f"{_article(mover.colour)} {mover.name}"
-        text = rng.choice(EXISTENCE_QUESTIONS).format(a=named)
+        text = _word(EXISTENCE_QUESTIONS, rng).format(a=named)
         answer = f"yes, there is {named}."
     else:
         raise ValueError(f"No questions of the kind {kind!r}; ask one of {', '.join(KINDS)}.")
@@ -207,19 +269,23 @@ def _about_what_is_absent(clip: Clip, rng: random.Random) -> str:
     if clip.movers:
         named += [(colour, rng.choice(sorted(shapes))), (rng.choice(sorted(colours)), shape)]
     if not clip.movers and rng.random() < 0.4:  # nothing is there
-        return rng.choice((*SHAPE_QUESTIONS, *MOVING_QUESTIONS, *DESCRIBE_QUESTIONS))
+        return _word((*SHAPE_QUESTIONS, *MOVING_QUESTIONS, *DESCRIBE_QUESTIONS), rng)
     if len(clip.movers) == 1 and rng.random() < 0.1:
-        return rng.choice(ORDER_QUESTIONS).format(nth="second")
+        return _about_order("second", rng)
     kind = rng.choice(("colour", "shape", "direction", "direction", "there"))
     if kind == "colour":
-        return rng.choice(COLOUR_QUESTIONS).format(it=f"the {shape}")
+        return _word(COLOUR_QUESTIONS, rng).format(it=f"the {shape}")
     if kind == "shape":
-        return rng.choice(SHAPE_OF_QUESTIONS).format(colour=colour)
+        return _word(SHAPE_OF_QUESTIONS, rng).format(colour=colour)
     either = rng.choice(named)
     if kind == "there":
-        return rng.choice(EXISTENCE_QUESTIONS).format(a=f"{_article(either[0])} {either[0]} {either[1]}")
+        return _word(EXISTENCE_QUESTIONS, rng).format(a=f"{_article(either[0])} {either[0]} {either[1]}")
     it = rng.choice((f"the {shape}", f"the {either[0]} {either[1]}", f"the {colour} shape", f"the {colour} one"))
-    return rng.choice(DIRECTION_QUESTIONS).format(it=it)
+    return _word(DIRECTION_QUESTIONS, rng).format(it=it)
+
+
+def _about_order(nth: str, rng: random.Random) -> str:
+    return _word(ORDER_QUESTIONS, rng).format(nth=nth, when=_word((WHEN[nth],), rng))
 
 
 def _about_something_else(rng: random.Random) -> str:
@@ -230,7 +296,12 @@ def _about_something_else(rng: random.Random) -> str:
         thing = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 8)))
     if rng.random() < 0.15:
         thing = f"{rng.choice(tuple(COLOURS))} {thing}"
-    return rng.choice(OUTSIDE_QUESTIONS).format(thing=thing, other=other)
+    return _word(OUTSIDE_QUESTIONS, rng).format(thing=thing, other=other)
+
+
+def _word(wordings: tuple[str, ...], rng: random.Random) -> str:
+    """Say one of the wordings, choosing where it offers a choice."""
+    return re.sub(r"\[(.*?)\]", lambda choice: rng.choice(choice[1].split("|")), rng.choice(wordings))
 
 
 def _movement(mover: Mover) -> str:
@@ -242,11 +313,16 @@ def _article(word: str) -> str:
 
 
 def _reword(text: str, rng: random.Random) -> str:
-    """Spell as people type: American or British, with or without capital and closing mark."""
+    """Spell as people type: American or British, shortened, with or without capital and closing mark."""
+    text = text[0].upper() + text[1:]
     if rng.random() < 0.5:
         text = text.replace("colour", "color")
+    if rng.random() < 0.2:
+        text = re.sub(r"\b(What|Where|Who) is\b", rng.choice((r"\1's", r"\1s")), text)
     if rng.random() < 0.25:
         text = text[0].lower() + text[1:]
     if rng.random() < 0.25:
         text = text.rstrip("?.")
+    elif text.startswith(("Can", "can")):
+        text = text.rstrip("?.") + "?"
     return text
