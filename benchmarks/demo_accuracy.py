@@ -51,8 +51,16 @@ class Asked:
 class Answer:
     kind: str
     cells: dict[str, str]
-    right: bool
-    refused: bool
+    text: str
+    is_right: Callable[[str], bool]
+
+    @property
+    def right(self) -> bool:
+        return self.is_right(self.text)
+
+    @property
+    def refused(self) -> bool:
+        return self.text == REFUSAL
 
 
 class Guesser:
@@ -96,7 +104,12 @@ def learned(seed: int, clear: bool = False) -> Asked:
     if seen_as != "video":
         clip = replace(clip, num_frames=1)
     questions = [ask(clip, kind, rng) for kind in kinds_of(clip)]
-    kinds = {"photo-like": clip.photo is not None, "noisy": clip.noise, "graded": any(clip.gradient), "plain": True}
+    kinds = {
+        "photo-like": clip.photo is not None,
+        "noisy": clip.noise,
+        "graded": any(map(any, clip.gradient)),
+        "plain": True,
+    }
     looks = next(name for name, is_so in kinds.items() if is_so)
     has_outline, is_soft = any(m.stroke for m in clip.movers), any(m.blur for m in clip.movers)
     return Asked(
@@ -165,7 +178,7 @@ def answers(
     for (kind, text, judge), answer in zip(asked.questions, said):
         if verbose and not judge(answer):
             print(f"{kind}: {text} {answer} {', '.join(asked.cells.values())}", flush=True)
-        yield Answer(kind, asked.cells, judge(answer), answer == REFUSAL)
+        yield Answer(kind, asked.cells, answer, judge)
 
 
 def shares(found: list[Answer]) -> dict[str, dict[str, tuple[int, int]]]:
@@ -176,6 +189,18 @@ def shares(found: list[Answer]) -> dict[str, dict[str, tuple[int, int]]]:
             tables[table][cell][0] += answer.right
             tables[table][cell][1] += 1
     return {table: {cell: tuple(counts) for cell, counts in cells.items()} for table, cells in tables.items()}
+
+
+def blind_shares(found: list[Answer]) -> dict[str, float]:
+    """For each kind of question, how many would be right with the same answer to all of them: the best that was given
+    to one, which is what can be known of a clip that is not seen."""
+    of_kinds = defaultdict(list)
+    for answer in found:
+        of_kinds[answer.kind].append(answer)
+    return {
+        kind: max(sum(a.is_right(text) for a in answers) for text in {a.text for a in answers}) / len(answers)
+        for kind, answers in of_kinds.items()
+    }
 
 
 def main() -> None:
@@ -208,6 +233,8 @@ def main() -> None:
             f"{name}: {sum(a.right for a in of_name) / len(of_name):.1%} of {len(of_name)} answers right, "
             f"{sum(a.refused for a in meant) / len(meant):.1%} of {len(meant)} refused for nothing"
         )
+        unseen = ", ".join(f"{kind} {share:.0%}" for kind, share in blind_shares(meant).items())
+        print(f"{name}, with one answer to all questions of a kind: {unseen}")
 
 
 if __name__ == "__main__":

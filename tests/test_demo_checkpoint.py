@@ -30,16 +30,16 @@ def pipe():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("draw", "least", "most_refused"), [(learned, 0.85, 0.04), (strange, 0.6, 0.25)])
-def test_most_answers_about_new_clips_are_right(guesser, draw, least, most_refused):
+@pytest.mark.parametrize("draw", [learned, strange])
+def test_most_answers_about_new_clips_are_right(guesser, draw):
     """The bounds are a little below what `demo_accuracy` finds in more clips."""
     found = [answer for seed in range(NUM_CLIPS) for answer in answers(guesser, draw(seed))]
     meant = [answer for answer in found if answer.kind not in REFUSED]
     refused = [answer for answer in found if answer.kind in REFUSED]
     assert len(meant) >= 4 * NUM_CLIPS
-    assert sum(answer.right for answer in meant) / len(meant) >= least
-    assert sum(answer.refused for answer in meant) / len(meant) <= most_refused
-    assert sum(answer.right for answer in refused) / len(refused) >= 0.9
+    assert sum(answer.right for answer in meant) / len(meant) >= 0.95
+    assert sum(answer.refused for answer in meant) / len(meant) <= 0.02
+    assert sum(answer.right for answer in refused) / len(refused) >= 0.94
     assert {"video", "picture", "one frame", "a video of a still"} == shares(found)["seen as"].keys()
 
 
@@ -47,9 +47,8 @@ def test_most_answers_about_new_clips_are_right(guesser, draw, least, most_refus
 def test_most_answers_about_clear_clips_are_right_and_need_the_order_of_the_frames(guesser):
     clips = [asked for seed in range(NUM_CLIPS) if (asked := learned(seed, clear=True)).cells["seen as"] == "video"]
     share = shares_of_kinds([answer for asked in clips for answer in answers(guesser, asked)])
-    for kind in share.keys() - {"direction", *REFUSED}:  # the test above is about refusals
+    for kind in share.keys() - set(REFUSED):  # the test above is about refusals
         assert share[kind] >= 0.94, kind
-    assert share["direction"] >= 0.85  # its weakest: a tenth of the movements are not seen as any
 
     rng = random.Random(0)
     shuffled = shares_of_kinds([answer for asked in clips for answer in answers(guesser, asked, rng)])
