@@ -23,7 +23,8 @@ def mover(
 
 def clip(*movers: Mover, size: tuple[int, int], fps: int, seconds: float, grey: int, noise: float = 0.0) -> Clip:
     height, width = size
-    return Clip(movers, height, width, fps, round(seconds * fps), (grey,) * 3, ((15.0,) * 3, (-10.0,) * 3), noise, seed=0)
+    gradient = ((15.0,) * 3, (-10.0,) * 3)
+    return Clip(movers, height, width, fps, round(seconds * fps), (grey,) * 3, gradient, noise, seed=0)
 
 
 SAMPLES = {
