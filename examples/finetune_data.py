@@ -29,6 +29,13 @@ FPS, SHORT_SIDE = 8, 96  # smaller than the demonstration's clips: this is about
 FIRST_SEEDS = {"train": 30_000_000, "new": 600_000, "old": 700_000}  # apart from what the checkpoint was trained on
 
 
+def draw(seed: int, num_shapes: int) -> Clip:
+    """A clip of which each question has one right answer: two shapes are seen one after the other, as those that are
+    there from the beginning may be named in any order."""
+    clip = Clip.from_seed(seed, num_shapes, clear=True)
+    return clip if num_shapes == 1 or clip.in_turn else Clip.from_seed(seed, 1, clear=True)
+
+
 def with_new_colour(clip: Clip, rng: random.Random) -> Clip:
     """The same clip, with one of its shapes in the new colour."""
     mix = rng.random()
@@ -73,7 +80,7 @@ def write_rows(folder: Path, name: str, number: int, questions: int = 4):
     with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
         for index in range(number):
             rng = random.Random(FIRST_SEEDS[name] + index)
-            clip = Clip.from_seed(FIRST_SEEDS[name] + index, num_shapes=rng.choice((1, 2)), clear=True)
+            clip = draw(FIRST_SEEDS[name] + index, num_shapes=rng.choice((1, 2)))
             if name == "new" or (name == "train" and index % 2 == 0):
                 clip = with_new_colour(clip, rng)
             asked = [question_about_new_colour(clip, rng)] if name == "new" else questions_about(clip, 1, rng)
@@ -86,7 +93,7 @@ def write_rows(folder: Path, name: str, number: int, questions: int = 4):
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--clips", type=int, default=400, help="to learn from (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=800, help="to learn from (default: %(default)s)")
     parser.add_argument(
         "--asked", type=int, default=60, help="questions of each kind after that (default: %(default)s)"
     )

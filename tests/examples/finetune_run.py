@@ -25,7 +25,7 @@ SETTINGS = {
     "lora": ["--new-words", "--learning-rate", "2e-3"],
     "full": ["--method", "full", "--learning-rate", "1e-3"],
 }
-COMMON = ["--epochs", "4", "--batch-size", "16", "--accumulate", "1", "--save-every", "50", "--max-new-tokens", "40"]
+COMMON = ["--epochs", "3", "--batch-size", "16", "--accumulate", "1", "--save-every", "50", "--max-new-tokens", "40"]
 QUESTIONS = 40  # about the new colour, and as many about what was known
 
 
