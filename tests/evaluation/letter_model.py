@@ -76,12 +76,23 @@ def look_back(attention: nn.Module, head: int, distance: int):
     attention.k_proj.bias[shared * size :][: size // 2] = strength
 
 
+def size_between_layers(model: LlavaNextVideoForConditionalGeneration) -> float:
+    """How large the numbers are that the language model's last layer leaves, as a norm measures them; in the median of
+    tokens."""
+    left = []
+    hook = model.model.language_model.layers[-1].register_forward_hook(lambda module, args, output: left.append(output))
+    model(input_ids=torch.arange(300)[None])
+    hook.remove()
+    return left[0].square().mean(-1).sqrt().median().item()
+
+
 @torch.no_grad()
 def write_letter_model(folder: Path):
     """Write a checkpoint that answers with a letter."""
     processor = LlavaNextVideoProcessor.from_pretrained(DEMO_CHECKPOINT)
     embedded = LlavaNextVideoForConditionalGeneration.from_pretrained(DEMO_CHECKPOINT)
     model = widened()
+    large = size_between_layers(embedded) / 4.4  # the numbers below were chosen where it was 4.4
     text, width = model.model.language_model, embedded.config.text_config.hidden_size
     looks_back, keeps, names = text.layers[-3:]
     channels = torch.eye(width + sum(SIZES))[width:].split(SIZES)
@@ -98,24 +109,24 @@ def write_letter_model(folder: Path):
     by_kind = said.split([len(kind) for kind in KINDS])
     more_than_others = torch.cat([rows - rows.mean(0) for rows in by_kind])
     attention.v_proj.weight[: len(WORDS), :width] = more_than_others
-    attention.v_proj.weight[len(WORDS) :][: len(LETTERS)] = letter / SMALL
+    attention.v_proj.weight[len(WORDS) :][: len(LETTERS)] = large * letter / SMALL
     of_first, of_second = attention.o_proj.weight.split(attention.head_dim, dim=1)[:2]
-    of_first[:, : len(WORDS)] = expected.T
-    of_second[:, len(WORDS) :][:, : len(LETTERS)] = 10 * letter_before.T
-    looks_back.mlp.gate_proj.weight[: len(WORDS)] = 100 / SMALL * word
+    of_first[:, : len(WORDS)] = large * expected.T
+    of_second[:, len(WORDS) :][:, : len(LETTERS)] = 10 * large * letter_before.T
+    looks_back.mlp.gate_proj.weight[: len(WORDS)] = 100 * large / SMALL * word
     looks_back.mlp.up_proj.weight[: len(WORDS)] = expected
-    looks_back.mlp.down_proj.weight[:, : len(WORDS)] = 0.1 * agreement.T
+    looks_back.mlp.down_proj.weight[:, : len(WORDS)] = 0.1 * large * agreement.T
 
     keeps.mlp.gate_proj.weight[0] = 30 * letter_before.sum(0)
     keeps.mlp.up_proj.weight[0] = agreement[0]
-    keeps.mlp.down_proj.weight[:, 0] = 10 * agreement_of_option[0]
+    keeps.mlp.down_proj.weight[:, 0] = 10 * large * agreement_of_option[0]
 
     attention = names.self_attn
     slowest = attention.head_dim // 2 - 1  # is hardly turned by places
     attention.q_proj.bias[slowest] = 1000
     attention.k_proj.weight[slowest] = agreement_of_option[0]
     attention.v_proj.weight[: len(LETTERS)] = letter_before
-    attention.o_proj.weight[:, : len(LETTERS)] = 1000 * letter_before.T
+    attention.o_proj.weight[:, : len(LETTERS)] = 1000 * large * letter_before.T
 
     model.lm_head.weight[letters] = letter_before
     model.lm_head.weight[processor.tokenizer.eos_token_id] = 1e6 / SMALL * letter.sum(0)  # an answer is one letter

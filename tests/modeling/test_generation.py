@@ -50,7 +50,8 @@ def ask(demo, *texts: str, **kwargs) -> tuple[list[list[int]], list[int]]:
 
 
 def test_prompt_lookup_gives_the_greedy_answer_in_fewer_steps(demo):
-    text = f"{QUESTION} The circle moves left. {QUESTION}"
+    refused = "Why? I know only moving coloured shapes, and do not see that here."
+    text = f"{refused} Why?"
     expected, steps = ask(demo, text)
     answer, lookup_steps = ask(demo, text, prompt_lookup_num_tokens=3)
     assert answer == expected
@@ -76,8 +77,9 @@ def test_text_only_assistant_gives_the_greedy_answer(demo):
     assistant = AutoModelForCausalLM.from_config(model.config.text_config).eval()
     assistant.model.load_state_dict(model.model.language_model.state_dict())
     assistant.lm_head.load_state_dict(model.lm_head.state_dict())
-    expected, steps = ask(demo, QUESTION)
-    answer, assisted_steps = ask(demo, QUESTION, assistant_model=assistant)
+    text = "Who is the person?"  # the assistant sees no video, and says the same only where nothing is seen
+    expected, steps = ask(demo, text)
+    answer, assisted_steps = ask(demo, text, assistant_model=assistant)
     assert answer == expected
     assert len(assisted_steps) < len(steps)
 
