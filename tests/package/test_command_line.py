@@ -166,6 +166,7 @@ def test_version_names_what_it_runs_on(capsys):
         (["ask", "clip.mp4"], "a video and a question are needed, as in"),
         (["ask", "clip.mp4", "What?", "--num-frames", "0"], "argument --num-frames: '0' is not a whole number from 1"),
         (["serve", "--num-frames", "0"], "argument --num-frames: '0' is not a whole number from 1"),
+        (["serve", "--port", "65536"], "argument --port: '65536' is not a port, which is a whole"),
         (["ask", "clip.mp4", "What?", "--max-new-tokens", "many"], "argument --max-new-tokens: 'many' is not a whole"),
         (["ask", "clip.mp4", "What?", "--device", "cpu", "--device-map", "auto"], "not allowed with argument --device"),
         (
