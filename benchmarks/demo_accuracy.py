@@ -4,7 +4,8 @@ The clips are drawn by two programs: the one that the checkpoint has learned fro
 with it (`tests/stranger_clips.py`). Every clip takes the whole way of a user's video: written as a file, then read,
 sampled and resized by the checkpoint's own processor. Clips in which nothing moves are also asked about as a video of
 one frame, and as a picture. With `--shuffle` the frames are put in random order before the model sees them: of clips
-like those it has learned from, half the directions and orders can then be right.
+like those it has learned from, half the directions and orders can then be right. The last lines say how many would be
+with one answer to all questions of a kind.
 """
 
 import argparse
