@@ -67,10 +67,11 @@ def open_video(file: GuardedFile, limits: ReadingLimits, stream_index: int | Non
         limits.check_pixels(context.height, context.width)
         context.options = {"max_pixels": str(limits.max_frame_pixels)}
         stream.thread_type = "AUTO"
-        # Twice as many as processors, because skipped packets take a thread's turn too; once for large frames, because
-        # each thread holds some.
-        threads_of_processor = 1 if context.height * context.width > LARGE_FRAME else 2
-        context.thread_count = min(threads_of_processor * (os.cpu_count() or 1), MAX_THREADS)
+        # Twice as many as processors, because skipped packets take a thread's turn too; one more than processors for
+        # large frames, because each thread holds some.
+        processors = os.cpu_count() or 1
+        is_large = context.height * context.width > LARGE_FRAME
+        context.thread_count = min(processors + 1 if is_large else 2 * processors, MAX_THREADS)
         if container.format.name in FORMATS_WITH_INDEX:
             for other in container.streams:
                 if other.index != stream.index:
