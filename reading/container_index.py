@@ -6,7 +6,7 @@ meets with it. Any difference raises `PacketsAreNotFrames`, and then the packets
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from operator import attrgetter
 
 import av
@@ -23,6 +23,7 @@ from .packet_index import PACKET, FrameIndex, PacketsAreNotFrames, index_of_time
 CODECS_CUT_ANEW = frozenset(("mpeg1video", "mpeg2video", "vc1"))
 AVI_HEADER = 8  # bytes of the name and the size of a packet, with which its position is given
 KEYFRAME, DISCARD = 1, 2  # flags of an entry, `AVINDEX_...`
+ENTRIES_AT_ONCE = 4096
 FIELDS = attrgetter("timestamp", "size", "pos", "flags")  # of an entry
 
 
@@ -67,7 +68,7 @@ def delays_of_stream(video: OpenVideo, times: TimesOfTracks | None) -> np.ndarra
         return None
     if kind == MP4 and times is not None:
         return times.get(video.stream.id)
-    return np.zeros((0, 2), np.int64) if kind == AVI else None
+    return np.zeros((0, 2), np.int32) if kind == AVI else None
 
 
 def avi_is_complete(video: OpenVideo) -> bool:
@@ -86,16 +87,20 @@ def avi_is_complete(video: OpenVideo) -> bool:
 def packets_of_entries(stream: Stream) -> np.ndarray | None:
     """The entries of a stream's index as `PACKET` (n,), with presentation times equal to decoding times. None where an
     entry is odd: not later than the one before, empty, or marked to be discarded."""
-    entries = stream.index_entries
-    values = chain.from_iterable(map(FIELDS, entries))  # a day has two million
-    dts, size, pos, flags = np.fromiter(values, np.int64, 4 * len(entries)).reshape(-1, 4).T
-    if (flags & DISCARD).any() or (size < 1).any() or (pos < 0).any() or (np.diff(dts) < 1).any():
+    packets = np.empty(len(stream.index_entries), PACKET)
+    fields = map(FIELDS, stream.index_entries)
+    for start in range(0, len(packets), ENTRIES_AT_ONCE):
+        block = packets[start : start + ENTRIES_AT_ONCE]
+        values = chain.from_iterable(islice(fields, len(block)))  # a day has two million
+        dts, size, pos, flags = np.fromiter(values, np.int64, 4 * len(block)).reshape(-1, 4).T
+        if (flags & DISCARD).any() or (size < 1).any() or (pos < 0).any():
+            return None
+        block["dts"], block["pts"], block["size"], block["pos"] = dts, dts, size, pos
+        block["is_keyframe"] = flags & KEYFRAME
+    if (np.diff(packets["dts"]) < 1).any():
         return None
-    packets = np.empty(len(entries), PACKET)
-    packets["dts"], packets["pts"], packets["size"], packets["pos"] = dts, dts, size, pos
     if stream.container.format.name == AVI:
         packets["pos"] += AVI_HEADER
-    packets["is_keyframe"] = flags & KEYFRAME
     return packets
 
 

@@ -25,7 +25,7 @@ def times_of_tracks(moov: bytes) -> TimesOfTracks:
     """How much later the frames of each track are shown than decoded.
 
     Returns:
-        Rows (number of frames, delay in units of the track's time scale) by the number of the track, (n, 2), int64; no
+        Rows (number of frames, delay in units of the track's time scale) by the number of the track, (n, 2), int32; no
         rows where they are shown when they are decoded. Tracks that are not built as the standard says are left out.
     """
     times, doubtful = {}, set()
@@ -59,7 +59,7 @@ def delays_of_track(track: bytes) -> np.ndarray | None:
     if b"elst" in track and num_shown_parts(track, only_box(track, b"edts", b"elst")) != 1:
         return None
     if b"ctts" not in track:
-        return np.zeros((0, 2), np.int64)
+        return np.zeros((0, 2), np.int32)
     found = within(track, table, b"ctts")
     if found is None:
         return None
@@ -67,9 +67,9 @@ def delays_of_track(track: bytes) -> np.ndarray | None:
     num_rows = number(track, start + 4)
     if end - start != 8 + 8 * num_rows:
         return None
-    rows = np.frombuffer(track, ">u4", 2 * num_rows, start + 8).reshape(-1, 2).astype(np.int64)
-    rows[:, 1] = rows[:, 1].astype(np.uint32).view(np.int32)  # delays may be negative
-    if (rows[:, 0] < 1).any() or (rows[:, 0] >= 2**31).any() or (np.abs(rows[:, 1]) >= LARGEST_DELAY).any():
+    # Delays may be negative. So are counts of 2**31 and more, read like this.
+    rows = np.frombuffer(track, ">i4", 2 * num_rows, start + 8).reshape(-1, 2).astype(np.int32)
+    if (rows[:, 0] < 1).any() or (rows[:, 1] <= -LARGEST_DELAY).any() or (rows[:, 1] >= LARGEST_DELAY).any():
         return None
     return rows
 
