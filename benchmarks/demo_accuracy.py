@@ -1,11 +1,11 @@
 """Ask the demonstration checkpoint about clips it never saw: `python -m benchmarks.demo_accuracy --clips 200`.
 
-The clips are drawn by two programs: the one that the checkpoint has learned from, and another, which shares no code
-with it (`tests/stranger_clips.py`). Every clip takes the whole way of a user's video: written as a file, then read,
-sampled and resized by the checkpoint's own processor. Clips in which nothing moves are also asked about as a video of
-one frame, and as a picture. With `--shuffle` the frames are put in random order before the model sees them: of clips
-like those it has learned from, half the directions and orders can then be right. The last lines say how many would be
-with one answer to all questions of a kind.
+The clips are drawn by three programs: the one that the checkpoint has learned from, another, which shares no code with
+it (`tests/stranger_clips.py`), and one that draws no shapes at all (`tests/empty_clips.py`). Every clip takes the whole
+way of a user's video: written as a file, then read, sampled and resized by the checkpoint's own processor. Clips in
+which nothing moves are also asked about as a video of one frame, and as a picture. With `--shuffle` the frames are put
+in random order before the model sees them: of clips like those it has learned from, half the directions and orders can
+then be right. The last lines say how many would be with one answer to all questions of a kind.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import llava_next_video  # noqa: F401  (registers the classes)
 from demo_model.clips import Clip, write_mp4
 from demo_model.questions import REFUSAL, ask, is_right, kinds_of
+from tests import empty_clips
 from tests.stranger_clips import StrangerClip
 
 
@@ -137,6 +138,19 @@ def strange(seed: int) -> Asked:
     )
 
 
+def empty(seed: int) -> Asked:
+    """A busy video without any shape: whatever is asked should be refused."""
+    return Asked(
+        content="video",
+        write=partial(write_empty, seed),
+        questions=[("absent", text, REFUSAL.__eq__) for text in empty_clips.QUESTIONS],
+        cells={
+            "background": empty_clips.KINDS[seed % len(empty_clips.KINDS)],
+            "seen as": "video" if seed % 2 else "a video of a still",
+        },
+    )
+
+
 def cells_of(clip, diameter: float, background: str, has_outline: bool, is_soft: bool, seen_as: str) -> dict[str, str]:
     aspects = {"9:16": 9 / 16, "3:4": 3 / 4, "1:1": 1, "4:3": 4 / 3, "16:9": 16 / 9, "21:9": 21 / 9}
     sizes = {"below 20 %": 0.2, "20 to 35 %": 0.35, "above 35 %": 1.0}
@@ -160,6 +174,11 @@ def write_learned(clip: Clip, path: Path) -> Path:
 
 def write_strange(clip: StrangerClip, path: Path) -> Path:
     clip.write(path := path.with_suffix(clip.suffix))
+    return path
+
+
+def write_empty(seed: int, path: Path) -> Path:
+    empty_clips.write(seed, path := path.with_suffix(".mp4"))
     return path
 
 
@@ -204,38 +223,35 @@ def blind_shares(found: list[Answer]) -> dict[str, float]:
     }
 
 
+PROGRAMS = {"as learned": learned, "by a stranger": strange, "without shapes": empty}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("package/demo_checkpoint"))
-    parser.add_argument("--clips", type=int, default=200, help="of each of the two programs")
+    parser.add_argument("--clips", type=int, default=200, help="of each of the three programs")
     parser.add_argument("--shuffle", action="store_true", help="put the frames of videos in random order")
     parser.add_argument("--verbose", action="store_true", help="print the wrong answers")
     args = parser.parse_args()
-    guesser, found = Guesser(args.checkpoint), {"learned": [], "strange": []}
-    for seed, (name, draw) in itertools.product(range(args.clips), {"learned": learned, "strange": strange}.items()):
+    guesser, found = Guesser(args.checkpoint), {name: [] for name in PROGRAMS}
+    for seed, (name, draw) in itertools.product(range(args.clips), PROGRAMS.items()):
         asked = draw(seed)
         is_mixed = args.shuffle and asked.cells["seen as"] == "video"
         found[name] += answers(guesser, asked, random.Random(seed) if is_mixed else None, args.verbose)
     tables = {name: shares(of_name) for name, of_name in found.items()}
-    for table, cells in tables["learned"].items():
-        print(f"\n{table:20} {'as learned':>18} {'by a stranger':>18}")
-        for cell in sorted(
-            {*cells, *tables["strange"][table]}, key=lambda cell: list(cells).index(cell) if cell in cells else 99
-        ):
-            counts = [of_name[table].get(cell, (0, 0)) for of_name in tables.values()]
-            print(
-                f"{cell:20} "
-                + " ".join(f"{f'{right}/{all_}':>9} {right / max(1, all_):8.1%}" for right, all_ in counts)
-            )
+    for table in tables["as learned"]:
+        print(f"\n{table:20}" + "".join(f"{name:>19}" for name in tables))
+        for cell in dict.fromkeys(cell for of_name in tables.values() for cell in of_name.get(table, ())):
+            counts = (of_name.get(table, {}).get(cell, (0, 0)) for of_name in tables.values())
+            shown = (f"{f'{right}/{all_}':>10}{right / all_:9.1%}" if all_ else f"{'':19}" for right, all_ in counts)
+            print(f"{cell:20}{''.join(shown)}".rstrip())
     print()
     for name, of_name in found.items():
-        meant = [answer for answer in of_name if answer.kind not in REFUSED]
-        print(
-            f"{name}: {sum(a.right for a in of_name) / len(of_name):.1%} of {len(of_name)} answers right, "
-            f"{sum(a.refused for a in meant) / len(meant):.1%} of {len(meant)} refused for nothing"
-        )
-        unseen = ", ".join(f"{kind} {share:.0%}" for kind, share in blind_shares(meant).items())
-        print(f"{name}, with one answer to all questions of a kind: {unseen}")
+        print(f"{name}: {sum(a.right for a in of_name) / len(of_name):.1%} of {len(of_name)} answers right")
+        if meant := [answer for answer in of_name if answer.kind not in REFUSED]:
+            print(f"{name}: {sum(a.refused for a in meant) / len(meant):.1%} of {len(meant)} refused for nothing")
+            unseen = ", ".join(f"{kind} {share:.0%}" for kind, share in blind_shares(meant).items())
+            print(f"{name}, with one answer to all questions of a kind: {unseen}")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,12 @@ from .tokenizer import END, IMAGE, PAD, VIDEO, build_tokenizer
 SAVED_EVERY = 120  # seconds
 POSITIONS = "embeddings.position_embedding.weight"
 MUON_PEAK = 0.02  # rate of learning of matrices; those of other weights are given for each stage
+# Without instructions for bfloat16 a processor is a hundred times slower with it.
+AUTOCAST = {
+    "device_type": "cpu",
+    "dtype": torch.bfloat16,
+    "enabled": any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16")),
+}
 
 
 class OutOfTime(Exception):
@@ -200,7 +206,7 @@ def train_eyes(model: nn.Module, run: Run, steps: int, batch_size: int = 128) ->
     tower.set_attn_implementation("eager")  # twice as fast as torch's own kernel, whose backward is slow on a CPU
     started = time.monotonic()
     for step, (pictures, labels, centres), learn in run.stage("eyes", eyes, 1.5e-3, PictureBatches(steps, batch_size)):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(**AUTOCAST):
             seen = probe(torch.cat(see(model, pictures), 1)).float()  # (B, P*P + G*G, ...)
         there, colour, shape, place = seen.split([1, len(COLOURS), len(SHAPES), 2], -1)
         sure, covered = labels[..., 0] != IGNORED, labels[..., 0] == 1
@@ -280,7 +286,7 @@ def train_answers(model: nn.Module, tokenizer, run: Run, steps: int, batch_size:
     started, losses = time.monotonic(), []
     batches = ClipBatches(tokenizer, steps, batch_size, 10 * FIRST_TRAINING_SEED)
     for step, batch, learn in run.stage("words", words, 1.5e-3, batches):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(**AUTOCAST):
             logits, cells, speaking = read(model, batch)
             guesses = cell_probe(cells).float().split(sizes, -1)
             recalls = mention_probe(speaking).float().split(mention_sizes, -1)
