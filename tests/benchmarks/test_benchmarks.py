@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,8 @@ def test_command_writes_a_table_and_a_plot(tmp_path, setting, capsys):
     page = output.read_text()
     assert "| prepare pixels, 32 frames of 720p to 336x336 | built-in |" in page
     assert page in capsys.readouterr().out
+    assert output.with_suffix(".svg").exists() == bool(find_spec("matplotlib"))
+    assert (tmp_path / "results_short.svg").exists() == bool(find_spec("matplotlib"))
 
 
 def test_error_for_an_unknown_comparison(capsys):
