@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import GenerationConfig
 
+from benchmarks.models import dtype
 from llava_next_video import (
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
@@ -59,7 +60,7 @@ MUON_PEAK = 0.02  # rate of learning of matrices; those of other weights are giv
 AUTOCAST = {
     "device_type": "cpu",
     "dtype": torch.bfloat16,
-    "enabled": any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16")),
+    "enabled": dtype("cpu") == torch.bfloat16,
 }
 
 
