@@ -90,11 +90,11 @@ class Mover:
 
 @dataclass(frozen=True)
 class Clip:
-    """What there is to see; `movers` stand in the order of their appearance.
+    """What there is to see; `movers` stand in the order of their appearance, or from left to right.
 
     `noise` is the standard deviation of the grain of one canvas pixel, `gradient` the change of the background from
     edge to edge, downwards and to the right, each of (red, green, blue), all out of 255; `photo` is the number of a
-    `photo_like` background, None for a plain one.
+    `photo_like` background, None for a plain one. It is `photo_contrast` times as strong, and `camera_moves` over it.
     """
 
     movers: tuple[Mover, ...]
@@ -107,19 +107,21 @@ class Clip:
     noise: float
     seed: int
     photo: int | None = None
+    photo_contrast: float = 1.0
+    camera_moves: bool = False
 
     @classmethod
     def from_seed(
         cls, seed: int, num_shapes: int | None = None, moves: bool | None = None, clear: bool = False
     ) -> "Clip":
-        """Draw a clip; the same seed always gives the same one. `num_shapes` is 0, 1 or 2; without it and `moves`
-        seldom nothing is there, and seldom nothing moves. `clear` ones are small files in which shapes are large,
-        filled and sharp, for tests and examples that are not about what can be seen."""
+        """Draw a clip; the same seed always gives the same one. `num_shapes` is 0, 1 or 2; without it and `moves` now
+        and then nothing is there, and now and then nothing moves. `clear` ones are small files in which shapes are
+        large, filled and sharp, for tests and examples that are not about what can be seen."""
         rng = random.Random(seed)
         height, width = _canvas(rng, CLEAR_SHORT_SIDES if clear else SHORT_SIDES)
-        drawn = rng.choices((0, 1, 2), (1, 12, 12))[0]
+        drawn = rng.choices((0, 1, 2), (3, 11, 11))[0]
         num_shapes = drawn if num_shapes is None else num_shapes
-        drawn = rng.random() < 0.87
+        drawn = rng.random() < 0.72
         moves = drawn if moves is None else moves
         background = _background(rng)
         if clear:
@@ -132,18 +134,23 @@ class Clip:
         if min(height, width) > 480:
             fps, seconds = 10, 1.5  # large pictures take long to write
         num_frames = round(seconds * fps)
-        return cls(movers, height, width, fps, num_frames, seed=seed, **background)
+        if not movers:
+            background |= _without_shapes(rng)
+        camera_moves = moves and rng.random() < 0.5
+        return cls(movers, height, width, fps, num_frames, seed=seed, camera_moves=camera_moves, **background)
 
     @classmethod
     def crowd(cls, seed: int) -> "Clip":
         """Draw a single frame with up to eight shapes, more than clips have: there is more to learn from it."""
         rng = random.Random(seed)
         height, width = _canvas(rng, SHORT_SIDES)
-        background, movers = _background(rng), []
-        for _ in range(rng.choice((1, 3, 6, 10, 14))):
+        background, movers = _background(rng, busy=0.5), []
+        for _ in range(rng.choice((0, 1, 3, 6, 10, 14))):
             mover = _mover(rng, height, width, background["background"], RADII, moves=False)
             if len(movers) < 8 and not any(_touching(mover, other, 0.0, height, width) for other in movers):
                 movers.append(mover)
+        if not movers:
+            background |= _without_shapes(rng)
         return cls(tuple(movers), height, width, 1, 1, seed=seed, **background)
 
     @property
@@ -170,13 +177,14 @@ class Clip:
         down, right = np.asarray(self.gradient, np.float32)
         shade = vertical[:, None, None] * down + horizontal[:, None] * right
         empty = np.asarray(self.background, np.float32) + shade  # (height, width, 3)
-        if self.photo is not None:
-            empty += photo_like(self.photo, (height, width))
         # Grain averages out when many canvas pixels become one.
         noise = self.noise * math.sqrt(min(1.0, height * width / (self.height * self.width)))
         pictures = []
         for frame in range(self.num_frames) if frames is None else frames:
             picture = empty.copy()
+            if self.photo is not None:
+                time = self.time(frame) if self.camera_moves else 0.0
+                picture += self.photo_contrast * photo_like(self.photo, (height, width), time)
             for mover in self.movers:
                 centre = mover.centre(self.time(frame))
                 if centre is not None:
@@ -196,9 +204,9 @@ def _canvas(rng: random.Random, short_sides: tuple[int, ...]) -> tuple[int, int]
     return 2 * round(height / 2), 2 * round(width / 2)
 
 
-def _background(rng: random.Random) -> dict:
+def _background(rng: random.Random, busy: float = 0.3) -> dict:
     """What `Clip` says of a background: grey or of any colour, with or without a gradient, grain, and as in a
-    photograph."""
+    photograph, which `busy` of them are."""
     grey, tint = rng.randint(0, 255), rng.choice((0, 20, 255))
     base = [rng.randint(0, 255) if tint == 255 else grey + rng.randint(-tint, tint) for _ in range(3)]
     gradient = [[0.0] * 3] * 2
@@ -209,14 +217,23 @@ def _background(rng: random.Random) -> dict:
         "background": tuple(min(255, max(0, value)) for value in base),
         "gradient": tuple(map(tuple, gradient)),
         "noise": rng.choice((0.0, rng.uniform(0.0, 25.0))),
-        "photo": rng.randrange(1 << 30) if rng.random() < 0.3 else None,
+        "photo": rng.randrange(1 << 30) if rng.random() < busy else None,
     }
+
+
+def _without_shapes(rng: random.Random) -> dict:
+    """What `Clip` says anew of a background that nothing is in front of: most are busy, some so much that a shape would
+    be lost there."""
+    if rng.random() < 0.2:
+        return {}
+    return {"photo": rng.randrange(1 << 30), "photo_contrast": math.exp(rng.uniform(-0.7, 1.0))}
 
 
 def _movers(
     rng: random.Random, number: int, moves: bool, height: int, width: int, background: tuple[int, ...], clear: bool
 ) -> tuple[Mover, ...]:
-    """Draw shapes for a clip; two are unlike in shape and colour and never touch."""
+    """Draw shapes for a clip, in the order of appearance, or from left to right; two are unlike in shape and colour and
+    never touch."""
     canvas = height, width, background, CLEAR_RADII if clear else RADII
     if number < 2:
         return tuple(_mover(rng, *canvas, moves=moves) for _ in range(number))
@@ -230,7 +247,8 @@ def _movers(
         second = _mover(rng, *canvas, moves=moves, appears=appears)
         unlike = first.shape != second.shape and first.colour != second.colour
         if unlike and not any(_touching(first, second, step / 20, height, width) for step in range(21)):
-            return first, second
+            together = appears == 0.0
+            return tuple(sorted((first, second), key=lambda mover: mover.start[1])) if together else (first, second)
 
 
 def _mover(

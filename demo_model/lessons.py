@@ -57,9 +57,8 @@ def cell_targets(clip: Clip, frames: list[int], grid: int) -> tuple[np.ndarray, 
 
     Returns:
         (F, grid * grid, 5): whether a shape is there (1, 0, or `IGNORED` where it only reaches into the cell), and the
-        numbers of its colour, shape, movement and place in the order of appearance, `IGNORED` where there is none; the
-        movement also in the first frame that shows the shape, which cannot tell it, and the place where there is no
-        order.
+        numbers of its colour, shape, movement and place in the order of two, `IGNORED` where there is none; the
+        movement also in the first frame that shows the shape, which cannot tell it.
         (F, grid * grid, 2): centre of the shape, y and x.
     """
     labels = np.full((len(frames), grid, grid, 5), IGNORED)
@@ -67,7 +66,7 @@ def cell_targets(clip: Clip, frames: list[int], grid: int) -> tuple[np.ndarray, 
     covered = np.zeros((len(frames), grid, grid))
     edges = np.arange(grid + 1) / grid
     for nth, mover in enumerate(clip.movers):
-        place = nth if clip.in_turn else IGNORED
+        place = nth if len(clip.movers) == 2 else IGNORED
         names = [1, list(COLOURS).index(mover.colour), SHAPES.index(mover.shape), IGNORED, place]
         radii = [mover.radius * min(clip.height, clip.width) / side for side in (clip.height, clip.width)]
         for number, frame in enumerate(frames):
@@ -128,7 +127,7 @@ class ClipBatches(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         rng, noise = random.Random(self.first_seed + step), np.random.default_rng(self.first_seed + step)
-        is_picture, num_frames = rng.random() < 0.08, rng.choice((NUM_FRAMES,) * 8 + (1, 2, 3, 4, 6, 12))
+        is_picture, num_frames = rng.random() < 0.1, rng.choice((NUM_FRAMES,) * 8 + (1, 1, 2, 3, 4, 6, 12, 16))
         tokens = IMAGE * TOKENS_PER_PICTURE if is_picture else VIDEO * (num_frames * TOKENS_PER_FRAME)
         prompt = self.tokenizer(prompt_before(tokens)).input_ids
         frames, cells, rows = [], [], []
@@ -161,7 +160,8 @@ class ClipBatches(torch.utils.data.Dataset):
         conversations, kinds, nothing = [0] * len(prompt), [-1] * len(prompt), [IGNORED] * len(MENTIONS)
         mentions = [nothing] * len(prompt)
         weighted = kinds_of(clip)
-        weighted += ["direction", "shape", "describe", "absent"] if clip.movers else []
+        weighted += ["direction", "shape", "describe", "absent"] if clip.movers else ["absent", "absent"]
+        weighted += ["describe", "moving"] if len(clip.movers) == 2 else []
         for conversation in range(1, self.conversations + 1):
             start = len(ids)
             turns = 1 if rng.random() < 0.8 else rng.randint(2, 3)

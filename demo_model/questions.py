@@ -23,6 +23,8 @@ COLOUR_QUESTIONS = (
     "[Tell me|Name] the colour of {it}.",
     "[Tell me|Can you tell me|Say] what colour {it} is.",
     "{it} is what colour?",
+    "{it} colour?",
+    "Colour of {it}?",
 )
 SHAPE_QUESTIONS = (
     "[What|Which] [|kind of ]shape is [it|this|that|there|shown|shown here|visible]?",
@@ -169,6 +171,9 @@ OTHER_QUESTIONS = (
     "How fast is it in kilometres per hour?", "What brand is it?", "How many frames are there?", "Give me a recipe.",
 )  # fmt: skip
 
+# Letters that no question about a clip is written in: Chinese, Cyrillic, Japanese, Korean, Arabic, Hindi, Greek.
+FOREIGN = ("一龥", "ая", "ぁゖ", "가힣", "اي", "अह", "αω")
+
 
 @dataclass(frozen=True)
 class Question:
@@ -268,8 +273,11 @@ def _about_what_is_absent(clip: Clip, rng: random.Random) -> str:
     named = [(colour, shape)]
     if clip.movers:
         named += [(colour, rng.choice(sorted(shapes))), (rng.choice(sorted(colours)), shape)]
-    if not clip.movers and rng.random() < 0.4:  # nothing is there
-        return _word((*SHAPE_QUESTIONS, *MOVING_QUESTIONS, *DESCRIBE_QUESTIONS), rng)
+    if not clip.movers and rng.random() < 0.6:  # nothing is there
+        about_it = rng.choice(
+            (SHAPE_QUESTIONS, MOVING_QUESTIONS, DESCRIBE_QUESTIONS, COLOUR_QUESTIONS, DIRECTION_QUESTIONS)
+        )
+        return _word(about_it, rng).format(it=rng.choice(("the shape", "the object", "the thing", "it")))
     if len(clip.movers) == 1 and rng.random() < 0.1:
         return _about_order("second", rng)
     kind = rng.choice(("colour", "shape", "direction", "direction", "there"))
@@ -289,7 +297,11 @@ def _about_order(nth: str, rng: random.Random) -> str:
 
 
 def _about_something_else(rng: random.Random) -> str:
-    if rng.random() < 0.4:
+    drawn = rng.random()
+    if drawn < 0.04:
+        letters = range(*map(ord, rng.choice(FOREIGN)))
+        return "".join(chr(rng.choice(letters)) for _ in range(rng.randint(2, 12))) + rng.choice(("", "?"))
+    if drawn < 0.4:
         return rng.choice(OTHER_QUESTIONS)
     thing, other = rng.choice(THINGS), rng.choice(THINGS)
     if rng.random() < 0.15:  # words that nobody ever heard are no shapes either
@@ -313,7 +325,9 @@ def _article(word: str) -> str:
 
 
 def _reword(text: str, rng: random.Random) -> str:
-    """Spell as people type: American or British, shortened, with or without capital and closing mark."""
+    """Spell as people type: American or British, shortened, in haste, with or without capital and closing mark."""
+    if rng.random() < 0.03:
+        text = re.sub(r"\b[Tt]he ", "", text)
     text = text[0].upper() + text[1:]
     if rng.random() < 0.5:
         text = text.replace("colour", "color")

@@ -32,8 +32,8 @@ def turn(question: str, answer: str, first: bool = True) -> tuple[str, str]:
     return f"{opening}\n{question}{END}\n{START}assistant\n", f"{answer}{END}"
 
 
-def build_tokenizer(vocab_size: int = 640, num_clips: int = 5_000) -> PreTrainedTokenizerFast:
-    """Grow the tokenizer on the conversations about `num_clips` clips; special tokens are the last entries."""
+def grow_tokenizer(vocab_size: int = 640, num_clips: int = 5_000) -> Tokenizer:
+    """Learn the entries from the conversations about `num_clips` clips, and leave room for the special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -49,8 +49,13 @@ def build_tokenizer(vocab_size: int = 640, num_clips: int = 5_000) -> PreTrained
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(num_clips), trainer)
+    return tokenizer
+
+
+def build_tokenizer(grown: Tokenizer) -> PreTrainedTokenizerFast:
+    """Make of it what transformers loads; special tokens are the last entries."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=grown,
         eos_token=END,
         pad_token=PAD,
         additional_special_tokens=[START, IMAGE, VIDEO],

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from benchmarks.models import dtype
 from llava_next_video import (
@@ -50,7 +51,7 @@ from .lessons import (
     PictureBatches,
 )
 from .questions import KINDS
-from .tokenizer import END, IMAGE, PAD, VIDEO, build_tokenizer
+from .tokenizer import END, IMAGE, PAD, VIDEO, build_tokenizer, grow_tokenizer
 
 
 SAVED_EVERY = 120  # seconds
@@ -117,6 +118,14 @@ def build_model(tokenizer) -> LlavaNextVideoForConditionalGeneration:
             elif weight.ndim == 2:
                 nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
     return model
+
+
+def kept_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer that training began with, or begin with one: it is grown on the lessons, and they may change
+    before training goes on."""
+    if not file.exists():
+        grow_tokenizer().save(str(file))
+    return build_tokenizer(Tokenizer.from_file(str(file)))
 
 
 def sines_and_cosines(side: int, width: int) -> torch.Tensor:
@@ -358,15 +367,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("package/demo_checkpoint"))
     parser.add_argument("--state", type=Path, default=Path("build/demo_training"), help="what was learned so far")
     parser.add_argument("--minutes", type=float, help="stop after so long, and write what there is")
-    parser.add_argument("--steps", type=int, nargs=2, default=(1600, 1800), metavar=("EYES", "WORDS"))
+    parser.add_argument("--steps", type=int, nargs=2, default=(1600, 3400), metavar=("EYES", "WORDS"))
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    tokenizer = build_tokenizer()
+    run, (eyes, words) = Run(args.state, args.minutes), args.steps
+    tokenizer = kept_tokenizer(run.state / "tokenizer.json")
     model = build_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    run, (eyes, words) = Run(args.state, args.minutes), args.steps
     try:
         train_eyes(model, run, eyes)
         train_answers(model, tokenizer, run, words)

@@ -4,6 +4,7 @@
 """
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ import transformers
 from safetensors import safe_open
 
 import llava_next_video
-from benchmarks.demo_accuracy import REFUSED, Answer, Guesser, answers, empty, learned, shares, strange
+from benchmarks.demo_accuracy import REFUSED, Answer, Asked, Guesser, answers, empty, learned, shares, strange
 from tests import empty_clips
 
 
@@ -51,9 +52,6 @@ def test_every_other_clip_without_shapes_moves(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="it invents shapes in busy videos without any: demo_model/README.md"
-)
 def test_it_seldom_invents_shapes(guesser):
     found = [answer for seed in range(20) for answer in answers(guesser, empty(seed))]
     assert sum(answer.refused for answer in found) / len(found) >= 0.9
@@ -61,17 +59,29 @@ def test_it_seldom_invents_shapes(guesser):
 
 @pytest.mark.slow
 def test_most_answers_about_clear_clips_are_right_and_need_the_order_of_the_frames(guesser):
-    clips = [asked for seed in range(NUM_CLIPS) if (asked := learned(seed, clear=True)).cells["seen as"] == "video"]
+    clips = clear_videos(range(NUM_CLIPS))
     share = shares_of_kinds([answer for asked in clips for answer in answers(guesser, asked)])
     for kind in share.keys() - set(REFUSED):  # the test above is about refusals
         assert share[kind] >= 0.94, kind
 
     rng = random.Random(0)
     shuffled = shares_of_kinds([answer for asked in clips for answer in answers(guesser, asked, rng)])
-    assert shuffled["direction"] <= 0.7  # 50 %: the axis of a movement is still to be seen
-    assert shuffled["order"] <= 0.75  # 50 %, and more of those whose first shape stays: both shapes are seen
     assert shuffled["colour"] >= 0.94
     assert shuffled["shape"] >= 0.9
+
+    # Two shapes each, of which one in five stays: what is guessed is right as often as it happens to be.
+    of_order = [
+        replace(asked, questions=[question for question in asked.questions if question[0] in ("direction", "order")])
+        for asked in clear_videos(range(1, 4 * NUM_CLIPS, 2))
+    ]
+    shuffled = shares_of_kinds([answer for asked in of_order for answer in answers(guesser, asked, rng)])
+    assert shuffled["direction"] <= 0.7  # 50 %: the axis of a movement is still to be seen
+    assert shuffled["order"] <= 0.75  # 50 %, and more of those whose first shape stays: both shapes are seen
+
+
+def clear_videos(seeds: range) -> list[Asked]:
+    clips = (learned(seed, clear=True) for seed in seeds)
+    return [asked for asked in clips if asked.cells["seen as"] == "video"]
 
 
 def shares_of_kinds(found: list[Answer]) -> dict[str, float]:
