@@ -16,6 +16,7 @@ import math
 import random
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -179,12 +180,12 @@ class Clip:
         empty = np.asarray(self.background, np.float32) + shade  # (height, width, 3)
         # Grain averages out when many canvas pixels become one.
         noise = self.noise * math.sqrt(min(1.0, height * width / (self.height * self.width)))
+        photo = lru_cache(1)(partial(photo_like, self.photo, (height, width)))  # painted once where the camera rests
         pictures = []
         for frame in range(self.num_frames) if frames is None else frames:
             picture = empty.copy()
             if self.photo is not None:
-                time = self.time(frame) if self.camera_moves else 0.0
-                picture += self.photo_contrast * photo_like(self.photo, (height, width), time)
+                picture += self.photo_contrast * photo(self.time(frame) if self.camera_moves else 0.0)
             for mover in self.movers:
                 centre = mover.centre(self.time(frame))
                 if centre is not None:
@@ -247,8 +248,7 @@ def _movers(
         second = _mover(rng, *canvas, moves=moves, appears=appears)
         unlike = first.shape != second.shape and first.colour != second.colour
         if unlike and not any(_touching(first, second, step / 20, height, width) for step in range(21)):
-            together = appears == 0.0
-            return tuple(sorted((first, second), key=lambda mover: mover.start[1])) if together else (first, second)
+            return tuple(sorted((first, second), key=lambda mover: (mover.appears, mover.start[1])))
 
 
 def _mover(

@@ -69,7 +69,7 @@ def test_most_answers_about_clear_clips_are_right_and_need_the_order_of_the_fram
     assert shuffled["colour"] >= 0.94
     assert shuffled["shape"] >= 0.9
 
-    # Two shapes each, of which one in five stays: what is guessed is right as often as it happens to be.
+    # More clips, of two shapes each: a few may all be guessed right.
     of_order = [
         replace(asked, questions=[question for question in asked.questions if question[0] in ("direction", "order")])
         for asked in clear_videos(range(1, 4 * NUM_CLIPS, 2))
